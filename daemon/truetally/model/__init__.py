@@ -1,0 +1,1 @@
+"""Values that travel through truetally: frozen, slotted, without I/O."""
