@@ -1,0 +1,193 @@
+"""Answers: what truetally says of itself and of storage when it is asked.
+
+They are the JSON of the status socket, field for field. A field is never
+renamed and never changes its meaning; new fields come with a default, so that
+a command line of today understands a daemon of yesterday.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import msgspec
+
+from truetally.model.findings import Finding, Severity, Transition
+from truetally.model.refs import Ref
+
+
+class IncompleteKind(msgspec.Struct, frozen=True):
+    """A kind that a source cannot list in full now, so that nothing is concluded from its absence."""
+
+    kind: str
+    trouble: str = ""
+    reason: str = ""
+
+
+class SourceAnswer(msgspec.Struct, frozen=True):
+    """A cluster or NAS: how we stand with it, and what of it we know in full.
+
+    Attributes:
+        kind: `cluster` or `nas`.
+        state: a `SourceState`.
+        detail: one sentence for the operator.
+    """
+
+    name: str
+    kind: str
+    state: str
+    detail: str = ""
+    version: str = ""
+    reconnects: int = 0
+    complete: tuple[str, ...] = ()
+    incomplete: tuple[IncompleteKind, ...] = ()
+
+
+class ReceiverAnswer(msgspec.Struct, frozen=True):
+    """A receiver of messages, and how its messages fared since the daemon started."""
+
+    name: str
+    state: str
+    detail: str = ""
+    delivered: int = 0
+    failed: int = 0
+    waiting: int = 0
+
+
+class StatusAnswer(msgspec.Struct, frozen=True):
+    """The daemon as a whole.
+
+    Attributes:
+        ready_detail: what is still missing, while it is not ready.
+        findings: how many, by state.
+        objects: how many, by kind.
+        queue_depth: observations that wait for the reconciler.
+        history: `ok`, or what is wrong with the database.
+        held: findings that cannot be checked now.
+        warnings: what an operator should mend in the configuration or around it.
+    """
+
+    version: str
+    started_at: datetime
+    uptime_seconds: float
+    ready: bool
+    ready_detail: str = ""
+    sources: tuple[SourceAnswer, ...] = ()
+    findings: dict[str, int] = {}
+    objects: dict[str, int] = {}
+    volumes: int = 0
+    queue_depth: int = 0
+    last_batch_seconds: float = 0.0
+    history: str = "ok"
+    notify: tuple[ReceiverAnswer, ...] = ()
+    held: int = 0
+    config_file: str = ""
+    warnings: tuple[str, ...] = ()
+
+
+class Link(msgspec.Struct, frozen=True):
+    """An object of a volume's chain, and what proves that it belongs to it.
+
+    Attributes:
+        role: what it is to the volume, like `claim`, `dataset`, `share`.
+        strength: `exact`, `weak`, or empty for the subject itself.
+        state: how the object is, like `Bound`, or `unknown` when it cannot be read.
+    """
+
+    ref: Ref
+    role: str
+    proof: str = ""
+    strength: str = ""
+    detail: str = ""
+    state: str = ""
+
+
+class Explanation(msgspec.Struct, frozen=True):
+    """All that both sides know of one volume, and why there is a finding or why there isn't.
+
+    Attributes:
+        why: the conditions, each with ✓ (holds), ✗ (doesn't) or ? (cannot be checked) before it.
+    """
+
+    subject: Ref
+    verdict: str
+    why: tuple[str, ...] = ()
+    links: tuple[Link, ...] = ()
+    findings: tuple[Finding, ...] = ()
+
+
+class VolumeAnswer(msgspec.Struct, frozen=True):
+    """One volume, in a line; what one side doesn't know of it is empty or None."""
+
+    cluster: str = ""
+    namespace: str = ""
+    claim: str = ""
+    volume: str = ""
+    storage_class: str = ""
+    phase: str = ""
+    nas: str = ""
+    dataset: str = ""
+    protocol: str = ""
+    capacity_bytes: int | None = None
+    used_bytes: int | None = None
+    snapshots: int = 0
+    state: str = ""
+    findings: int = 0
+
+
+class RuleAnswer(msgspec.Struct, frozen=True):
+    """A rule: what it looks for, what it needs to know for that, and how to mend what it finds."""
+
+    id: str
+    title: str
+    severity: Severity
+    needs: tuple[str, ...] = ()
+    fix: str = ""
+    enabled: bool = True
+
+
+class FindingsAnswer(msgspec.Struct, frozen=True):
+    """A list of findings; while truetally is not ready, more may come and none is an all-clear."""
+
+    findings: tuple[Finding, ...]
+    ready: bool = True
+    ready_detail: str = ""
+
+
+class TransitionsAnswer(msgspec.Struct, frozen=True):
+    """What has become of a finding, oldest first."""
+
+    transitions: tuple[Transition, ...]
+
+
+class ExplanationsAnswer(msgspec.Struct, frozen=True):
+    """One explanation for each thing of that name: several sources may have one."""
+
+    explanations: tuple[Explanation, ...]
+
+
+class VolumesAnswer(msgspec.Struct, frozen=True):
+    """A list of volumes; `ready` as with findings."""
+
+    volumes: tuple[VolumeAnswer, ...]
+    ready: bool = True
+    ready_detail: str = ""
+
+
+class RulesAnswer(msgspec.Struct, frozen=True):
+    """All rules."""
+
+    rules: tuple[RuleAnswer, ...]
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """What went wrong with a question, as RFC 9457 has it (`application/problem+json`).
+
+    Attributes:
+        nearest: names that were probably meant.
+    """
+
+    title: str
+    status: int
+    detail: str
+    type: str = "about:blank"
+    nearest: tuple[str, ...] = ()
