@@ -1,0 +1,1 @@
+"""How CSI drivers name what they make."""

@@ -1,0 +1,1 @@
+"""Rules, and the ledger of what they found."""

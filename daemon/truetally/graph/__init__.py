@@ -1,0 +1,1 @@
+"""What all systems say, in one graph."""

@@ -1,0 +1,181 @@
+"""How democratic-csi names and marks what it makes on a TrueNAS.
+
+Facts from democratic-csi master 8a4a28a and v1.9.4 (`src/driver/freenas/api.js`,
+`src/driver/controller-zfs/index.js`, `src/driver/index.js`): the dataset of a volume
+is `<parent>/<volume handle>`, exactly one level below the configured parent; a
+snapshot handle with `@` names a ZFS snapshot below that parent, one without names
+a dataset below the parent of detached snapshots.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
+
+import msgspec
+
+from truetally.model.kubernetes import PersistentVolume
+from truetally.model.truenas import Dataset, Origin, UserProperty
+
+MANAGED = "democratic-csi:managed_resource"
+VOLUME_NAME = "democratic-csi:csi_volume_name"
+PROVISIONER_DRIVER = "democratic-csi:volume_context_provisioner_driver"
+INSTANCE_ID = "democratic-csi:volume_context_provisioner_instance_id"
+SOURCE_ID = "democratic-csi:csi_volume_content_source_id"
+SUCCESS = "democratic-csi:provision_success"
+SNAPSHOT_NAME = "democratic-csi:csi_snapshot_name"
+SHARE_CONTEXT = "democratic-csi:csi_share_volume_context"
+
+CLONE_SOURCE_PREFIX = "volume-source-for-"
+
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+
+
+class Protocol(StrEnum):
+    """How nodes reach a volume."""
+
+    NFS = "nfs"
+    SMB = "smb"
+    ISCSI = "iscsi"
+    NVMEOF = "nvmeof"
+    OTHER = "other"
+
+
+class Backend(msgspec.Struct, frozen=True):
+    """Where a PersistentVolume says that its data is.
+
+    Attributes:
+        hosts: the host names or addresses of the NAS as the PersistentVolume writes them.
+        path: the dataset path that the NFS export implies; empty for the others.
+        target: the iSCSI target's name without the base name, lower case.
+        share: the SMB share's name, lower case.
+    """
+
+    protocol: Protocol
+    hosts: tuple[str, ...] = ()
+    path: str = ""
+    target: str = ""
+    share: str = ""
+
+
+def dataset_of_mount(path: str) -> str:
+    """The dataset path of a mountpoint: `/mnt/tank/a/` is `tank/a`."""
+    return path.removeprefix("/mnt/").strip("/")
+
+
+def dataset_of_device(path: str) -> str:
+    """The zvol's path of an extent's `disk`; TrueNAS writes a space as `+` there."""
+    return path.removeprefix("/dev/").removeprefix("zvol/").strip("/").replace("+", " ")
+
+
+def target_of_iqn(iqn: str) -> str:
+    """The target's own name: what follows the base name's colon, lower case."""
+    return iqn.partition(":")[2].lower() or iqn.lower()
+
+
+def host_of(portal: str) -> str:
+    """The host of `host`, `host:port`, `[v6]:port` or `scheme://host:port`."""
+    text = portal.strip().partition("://")[2] or portal.strip()
+    if text.startswith("["):
+        return text[1:].partition("]")[0].lower()
+    host, colon, _ = text.partition(":")
+    return text.lower() if colon and text.count(":") > 1 else host.lower()
+
+
+def uuid_in(name: str) -> str:
+    """The last UUID in a CSI name such as `pvc-<claim uid>` or `snapshot-<uid>`; empty if there is none."""
+    found = _UUID.findall(name.lower())
+    return found[-1] if found else ""
+
+
+def backend(volume: PersistentVolume) -> Backend | None:
+    """Where the volume's data is; None for a volume that is on no network storage we know."""
+    if volume.nfs is not None:
+        return Backend(Protocol.NFS, (host_of(volume.nfs.server),), path=dataset_of_mount(volume.nfs.path))
+    if volume.iscsi is not None:
+        hosts = tuple(host_of(p) for p in volume.iscsi.portals)
+        return Backend(Protocol.ISCSI, hosts, target=target_of_iqn(volume.iscsi.iqn))
+    if volume.csi is None:
+        return None
+    return _csi_backend(volume.csi.attributes)
+
+
+def _csi_backend(attributes: Mapping[str, str]) -> Backend | None:
+    match attributes.get("node_attach_driver", ""):
+        case "nfs":
+            path = dataset_of_mount(attributes.get("share", ""))
+            return Backend(Protocol.NFS, (host_of(attributes.get("server", "")),), path=path)
+        case "smb":
+            share = attributes.get("share", "").strip("/").lower()
+            return Backend(Protocol.SMB, (host_of(attributes.get("server", "")),), share=share)
+        case "iscsi":
+            return Backend(
+                Protocol.ISCSI, tuple(_portals(attributes)), target=target_of_iqn(attributes.get("iqn", ""))
+            )
+        case "nvmeof":
+            hosts = tuple(host_of(t) for t in _split(attributes, "transport", "transports"))
+            return Backend(Protocol.NVMEOF, hosts)
+        case "":
+            return _foreign_backend(attributes)
+        case _:
+            return Backend(Protocol.OTHER)
+
+
+def _foreign_backend(attributes: Mapping[str, str]) -> Backend | None:
+    """Other drivers may mount our exports too (csi-driver-nfs: `server` and `share`)."""
+    if "server" in attributes and "share" in attributes:
+        path = dataset_of_mount(attributes["share"])
+        return Backend(Protocol.NFS, (host_of(attributes["server"]),), path=path)
+    return None
+
+
+def _portals(attributes: Mapping[str, str]) -> Iterator[str]:
+    for portal in _split(attributes, "portal", "portals"):
+        yield host_of(portal)
+
+
+def _split(attributes: Mapping[str, str], *keys: str) -> Iterator[str]:
+    for key in keys:
+        yield from (part for part in attributes.get(key, "").split(",") if part.strip())
+
+
+def is_provisioned(volume: PersistentVolume) -> bool:
+    """Whether democratic-csi made the volume itself, rather than a person by hand (`node-manual`, static)."""
+    if volume.csi is None or "pv.kubernetes.io/provisioned-by" not in volume.annotations:
+        return False
+    return volume.csi.attributes.get("provisioner_driver", "node-manual") != "node-manual"
+
+
+def provisioner(volume: PersistentVolume) -> tuple[str, str] | None:
+    """The driver id and instance id that a provisioned volume names; None for others."""
+    if volume.csi is None or "provisioner_driver" not in volume.csi.attributes:
+        return None
+    attributes = volume.csi.attributes
+    return attributes["provisioner_driver"], attributes.get("provisioner_driver_instance_id", "")
+
+
+def counted(prop: UserProperty | None) -> str:
+    """The property's value if it can be the object's own: an inherited or received one is no evidence."""
+    if prop is None or prop.origin in (Origin.INHERITED, Origin.RECEIVED):
+        return ""
+    return prop.value
+
+
+def own(dataset: Dataset, name: str) -> str:
+    """The value of a user property that the dataset itself carries; empty otherwise."""
+    return counted(dataset.user_properties.get(name))
+
+
+def is_managed(dataset: Dataset) -> bool:
+    """Whether the dataset carries democratic-csi's mark itself, as far as the NAS's version can tell."""
+    return own(dataset, MANAGED) == "true"
+
+
+def split_snapshot_handle(handle: str) -> tuple[str, str, bool]:
+    """Volume handle, snapshot name, and whether it is an attached (ZFS) snapshot."""
+    if "@" in handle:
+        volume, _, snapshot = handle.partition("@")
+        return volume, snapshot, True
+    volume, _, snapshot = handle.rpartition("/")
+    return volume, snapshot, False

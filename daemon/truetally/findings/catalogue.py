@@ -1,0 +1,27 @@
+"""All rules, by id."""
+
+from __future__ import annotations
+
+from truetally.findings import orphans, snapshots, sources, volumes
+from truetally.findings.rule import Rule
+from truetally.model.refs import Kind
+
+RULES: tuple[Rule, ...] = (
+    sources.SOURCE_UNAVAILABLE,
+    orphans.DATASET_WITHOUT_VOLUME,
+    orphans.DATASET_OWNER_UNKNOWN,
+    orphans.DATASET_RETAINED,
+    orphans.VOLUME_WITHOUT_DATASET,
+    volumes.VOLUME_RELEASED,
+    volumes.CLAIM_PENDING,
+    volumes.ATTACHMENT_STALE,
+    snapshots.SNAPSHOT_WITHOUT_CONTENT,
+    snapshots.CONTENT_WITHOUT_SNAPSHOT,
+)
+
+BY_ID = {rule.id: rule for rule in RULES}
+
+
+def rules_for(kind: Kind) -> tuple[Rule, ...]:
+    """The rules that judge a kind of subject."""
+    return tuple(rule for rule in RULES if rule.subject is kind)

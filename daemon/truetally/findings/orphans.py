@@ -1,0 +1,579 @@
+"""Orphaned datasets: a volume's dataset that nothing in any watched cluster wants.
+
+Ten conditions have to hold together (domain notes on democratic-csi, §4.4). Whoever
+wants to know why a dataset is or isn't an orphan gets all of them: `conditions()` is
+what `truetally explain` prints, and what the verdict is made from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
+from enum import StrEnum
+
+import msgspec
+
+from truetally.csi import democratic_csi as csi
+from truetally.findings.rule import Clear, Evidence, Judgement, Order, Reread, Rule
+from truetally.findings.volumes import ignored
+from truetally.graph import chains
+from truetally.graph.world import World
+from truetally.model import kubernetes as k8s
+from truetally.model.findings import Fact, Severity
+from truetally.model.refs import Kind, Ref
+from truetally.model.truenas import Dataset, Origin
+from truetally.settings import DriverSettings
+
+IGNORE = "truetally:ignore"
+
+# Whatever may refer to a dataset, in Kubernetes; all of it is read again before an accusation.
+REFERRING = frozenset(
+    {
+        Kind.PERSISTENT_VOLUME,
+        Kind.PERSISTENT_VOLUME_CLAIM,
+        Kind.POD,
+        Kind.VOLUME_ATTACHMENT,
+        Kind.VOLUME_SNAPSHOT,
+        Kind.VOLUME_SNAPSHOT_CONTENT,
+    }
+)
+_STORAGE = frozenset(
+    {
+        Kind.POOL,
+        Kind.DATASET,
+        Kind.SNAPSHOT,
+        Kind.NFS_SHARE,
+        Kind.SMB_SHARE,
+        Kind.ISCSI_TARGET,
+        Kind.ISCSI_EXTENT,
+        Kind.ISCSI_TARGET_EXTENT,
+        Kind.ISCSI_SESSION,
+    }
+)
+_SHARED_STORAGE = _STORAGE - {Kind.SNAPSHOT}
+
+
+class Verdict(StrEnum):
+    """What a dataset is, as far as the evidence goes."""
+
+    NO_VOLUME = "no volume of democratic-csi"
+    ORPHAN = "orphaned"
+    RETAINED = "retained"
+    UNKNOWN_OWNER = "unknown owner"
+    REFERENCED = "referenced"
+    IN_FLIGHT = "in flight"
+    IN_USE = "in use"
+    UNREADABLE = "unreadable"
+    EXEMPT = "exempt"
+
+
+class Condition(msgspec.Struct, frozen=True):
+    """One of the conditions of an orphan: whether it holds (None: cannot be told), and why."""
+
+    number: int
+    holds: bool | None
+    text: str
+    otherwise: Verdict
+
+
+class Ownership(msgspec.Struct, frozen=True):
+    """Whether a dataset below a parent is provably a volume of a watched cluster."""
+
+    proven: bool
+    exclusive: bool
+    text: str
+    driver: DriverSettings | None = None
+
+
+def ownership(world: World, nas: str, dataset: Dataset) -> Ownership:
+    """Conditions 2 and 3: is the parent ours, and nobody else's?
+
+    democratic-csi writes no cluster id. A parent is ours if the operator says so, or if a live volume of a
+    watched cluster lies in it. In a parent only learned from live volumes, a neighbour we don't watch
+    could have made the dataset: there it must carry an instance id that our volumes carry, or have been seen
+    with its PersistentVolume before.
+    """
+    configured = world.drivers_of_parent(nas, dataset.parent)
+    stamp = world.graph.stamp(dataset)
+    if foreign := _foreign_children(world, nas, dataset, configured):
+        if _carries_our_marker(dataset, configured):
+            return Ownership(True, True, "it carries the marker of a watched cluster", configured[0])
+        return Ownership(True, False, f"{dataset.parent} also holds volumes of {foreign}")
+    if configured:
+        if problem := _other_instance(dataset, configured):
+            return Ownership(True, False, problem)
+        driver = configured[0]
+        return Ownership(
+            True, True, f"{dataset.parent} is configured as the parent of {driver.driver}", driver
+        )
+    live = _live_volume_in(world, nas, dataset.parent)
+    if live is None:
+        return Ownership(
+            False,
+            False,
+            f"no live volume lies in {dataset.parent}, and no configured driver has it as parent",
+        )
+    if stamp.instance_id and (stamp.provisioner_driver, stamp.instance_id) in _ours(world):
+        return Ownership(
+            True, True, f"it carries our instance id {stamp.instance_id}, and {live} lies beside it"
+        )
+    if csi.own(dataset, csi.VOLUME_NAME) in world.graph.remembered:
+        return Ownership(True, True, f"its PersistentVolume was seen before, and {live} lies beside it")
+    return Ownership(
+        True,
+        False,
+        f"{live} lies beside it, but without an instance_id a cluster that is not watched could own it; "
+        f"name {dataset.parent} under `drivers` if it is only yours",
+    )
+
+
+def _ours(world: World) -> set[tuple[str, str]]:
+    return {who for who, count in world.graph.provisioners().items() if count > 0}
+
+
+def _foreign_children(world: World, nas: str, dataset: Dataset, configured: list[DriverSettings]) -> str:
+    """Who else has volumes beside it: another instance, another driver, another cluster's marker."""
+    ours = _ours(world)
+    drivers = {driver for driver, _ in ours}
+    instances = {instance for _, instance in ours} | {d.instance_id or "" for d in configured}
+    markers = {_marker(d) for d in configured}
+    for stamp, count in world.graph.stamps(nas, dataset.parent).items():
+        if count <= 0:
+            continue
+        if instances and stamp.instance_id not in instances:
+            return f"instance {stamp.instance_id or '(none)'}"
+        if drivers and stamp.provisioner_driver not in drivers:
+            return f"driver {stamp.provisioner_driver or '(none)'}"
+        if stamp.marker and stamp.marker not in markers:
+            return f"the cluster marked {stamp.marker}"
+    return ""
+
+
+def _marker(driver: DriverSettings) -> str:
+    return f"{driver.marker_property}={driver.marker_value}" if driver.marker_property else ""
+
+
+def _carries_our_marker(dataset: Dataset, configured: list[DriverSettings]) -> bool:
+    return any(
+        d.marker_property and csi.own(dataset, d.marker_property) == d.marker_value for d in configured
+    )
+
+
+def _other_instance(dataset: Dataset, configured: list[DriverSettings]) -> str:
+    instance = csi.own(dataset, csi.INSTANCE_ID)
+    if any((d.instance_id or "") == instance for d in configured):
+        return ""
+    wanted = ", ".join(d.instance_id or "(none)" for d in configured)
+    return f"its instance id is {instance or '(none)'}, and the configured one is {wanted}"
+
+
+def _live_volume_in(world: World, nas: str, parent: str) -> str | None:
+    """The name of a live volume whose dataset lies directly below the parent."""
+    for child in chains.children_of(world, nas, parent):
+        for ref in world.sharing(f"h:{child.name.rpartition('/')[2]}", Kind.PERSISTENT_VOLUME):
+            volume = world.volume(ref)
+            if volume is None or not csi.is_provisioned(volume):
+                continue
+            found = chains.backing(world, ref)
+            if found is not None and found.dataset == child and found.strength == chains.EXACT:
+                return ref.name
+    return None
+
+
+def conditions(world: World, ref: Ref) -> tuple[Condition, ...]:
+    """The conditions of an orphan for one dataset, numbered as in the domain notes.
+
+    Condition 1, that both sides were read completely, is kept by the rule framework for every rule.
+    """
+    dataset = world.dataset(ref.source, ref.name)
+    if dataset is None:
+        return ()
+    owner = ownership(world, ref.source, dataset)
+    return (
+        Condition(2, owner.proven, owner.text, Verdict.UNKNOWN_OWNER),
+        Condition(3, owner.exclusive, owner.text, Verdict.UNKNOWN_OWNER),
+        _marked(dataset),
+        _unreferenced(world, ref),
+        *_independent(world, ref, dataset),
+        _old_enough(world, dataset),
+        _no_session(world, ref),
+        _readable(world, ref, dataset),
+        _not_exempt(world, ref, dataset),
+        _not_retained(world, owner, dataset),
+    )
+
+
+def _marked(dataset: Dataset) -> Condition:
+    if not csi.is_managed(dataset):
+        return Condition(4, False, "it does not carry democratic-csi's mark itself", Verdict.NO_VOLUME)
+    mark = dataset.user_properties[csi.MANAGED]
+    name = csi.own(dataset, csi.VOLUME_NAME)
+    if mark.origin is Origin.UNKNOWN and name != dataset.leaf:
+        # TrueNAS 25.10+ does not tell an inherited property from an own one: the name has to agree.
+        text = (
+            f"this TrueNAS hides where its mark comes from, and csi_volume_name {name!r} is not its own name"
+        )
+        return Condition(4, None, text, Verdict.UNKNOWN_OWNER)
+    return Condition(4, True, f"democratic-csi made it for {name or dataset.leaf}", Verdict.NO_VOLUME)
+
+
+def _unreferenced(world: World, ref: Ref) -> Condition:
+    references = chains.references(world, ref)
+    if not references:
+        text = "nothing in any watched cluster refers to it"
+        return Condition(5, True, text, Verdict.REFERENCED)
+    first = references[0]
+    more = f", and {len(references) - 1} more" if len(references) > 1 else ""
+    return Condition(5, False, f"{first.ref} refers to it ({first.how}){more}", Verdict.REFERENCED)
+
+
+def _independent(world: World, ref: Ref, dataset: Dataset) -> Iterator[Condition]:
+    depending: list[Iterable[tuple[Ref, str]]] = [
+        ((r, "is a clone of its snapshot") for r in chains.clones_of(world, ref.source, ref.name)),
+        ((r, "was made from its content") for r in chains.made_from(world, dataset)),
+        ((r, "is a child of it") for r in chains.children_of(world, ref.source, ref.name)),
+    ]
+    for each in depending:
+        for other, how in each:
+            yield Condition(6, False, f"{other} {how}", Verdict.REFERENCED)
+            return
+    for snapshot in chains.snapshots_of(world, ref.source, ref.name):
+        value = world.snapshot(snapshot)
+        if value is not None and value.holds:
+            text = f"its snapshot {value.name} is held ({', '.join(value.holds)})"
+            yield Condition(6, False, text, Verdict.IN_USE)
+            return
+    yield Condition(6, True, "nothing depends on it", Verdict.REFERENCED)
+
+
+def _old_enough(world: World, dataset: Dataset) -> Condition:
+    grace = world.settings.rules.grace
+    if dataset.created_at is None:
+        return Condition(7, None, "its age is unknown", Verdict.IN_FLIGHT)
+    if world.now - dataset.created_at < grace:
+        return Condition(7, False, f"it is younger than the grace of {_span(grace)}", Verdict.IN_FLIGHT)
+    return Condition(7, True, f"it is older than the grace of {_span(grace)}", Verdict.IN_FLIGHT)
+
+
+def _no_session(world: World, ref: Ref) -> Condition:
+    for session in chains.sessions_of(world, ref.source, ref.name):
+        return Condition(8, False, f"initiator {session.initiator} has a session on it", Verdict.IN_USE)
+    known = world.use(ref.source, ref.name)
+    if known is None or world.ticks - known[1] > _USE_IS_VALID:
+        return Condition(8, True, "no session is on it; its use is read before it is accused", Verdict.IN_USE)
+    use, _ = known
+    if busy := in_use(use.attachments, use.processes, use.clients, use.sessions, use.jobs):
+        return Condition(8, False, busy, Verdict.IN_USE)
+    if use.unknown:
+        return Condition(8, None, f"its use cannot be read: {'; '.join(use.unknown)}", Verdict.UNKNOWN_OWNER)
+    return Condition(8, True, "nobody uses it: no client, session, process, task or job", Verdict.IN_USE)
+
+
+# What was read of a dataset's use is forgotten after these seconds: then a suspicion may have it read again.
+_USE_IS_VALID = 900.0
+
+# What democratic-csi itself attaches to a volume; anything else that TrueNAS lists is another use.
+_OWN_ATTACHMENTS = ("nfs share", "smb share", "iscsi extent", "nvme-of namespace")
+
+
+def in_use(
+    attachments: tuple[str, ...],
+    processes: tuple[str, ...],
+    clients: tuple[str, ...],
+    sessions: tuple[str, ...],
+    jobs: tuple[str, ...],
+) -> str:
+    """What uses a dataset besides its own share or extent; empty if nothing does."""
+    for words, what in ((sessions, "session of"), (clients, "client"), (processes, "process"), (jobs, "job")):
+        if words:
+            return f"{what} {words[0]} uses it"
+    for attachment in attachments:
+        if not attachment.lower().startswith(_OWN_ATTACHMENTS):
+            return f"TrueNAS uses it for {attachment}"
+    return ""
+
+
+def _readable(world: World, ref: Ref, dataset: Dataset) -> Condition:
+    pool = world.pool(ref.source, dataset.pool)
+    if pool is None or pool.status not in ("ONLINE", "DEGRADED"):
+        status = pool.status if pool is not None else "not imported"
+        return Condition(9, None, f"pool {dataset.pool} is {status}", Verdict.UNREADABLE)
+    if dataset.locked:
+        return Condition(9, None, "it is locked", Verdict.UNREADABLE)
+    received = any(p.origin is Origin.RECEIVED for p in dataset.user_properties.values())
+    if dataset.readonly or received:
+        return Condition(9, False, "it looks like a replica (read-only or received)", Verdict.UNKNOWN_OWNER)
+    return Condition(
+        9, True, f"pool {dataset.pool} is {pool.status}, and it is no replica", Verdict.UNREADABLE
+    )
+
+
+def _not_exempt(world: World, ref: Ref, dataset: Dataset) -> Condition:
+    if (mark := csi.own(dataset, IGNORE)) and mark.lower() not in ("false", "0", "no", "off"):
+        return Condition(10, False, f"it is exempted by its property {IGNORE}={mark}", Verdict.EXEMPT)
+    return Condition(10, True, "nobody has exempted it", Verdict.EXEMPT)
+
+
+def _not_retained(world: World, owner: Ownership, dataset: Dataset) -> Condition:
+    if owner.driver is not None and owner.driver.retains_deleted:
+        text = f"driver {owner.driver.driver} keeps what is deleted (retains_deleted)"
+        return Condition(10, False, text, Verdict.RETAINED)
+    remembered = world.graph.remembered.get(csi.own(dataset, csi.VOLUME_NAME))
+    if remembered is not None and remembered.retained:
+        return Condition(10, False, "its PersistentVolume had reclaim policy Retain", Verdict.RETAINED)
+    return Condition(10, True, "it is not known to be kept on purpose", Verdict.RETAINED)
+
+
+def verdict(found: tuple[Condition, ...]) -> Verdict:
+    """What the conditions make of a dataset: a sign that it is wanted outweighs not knowing its owner."""
+    failing = [c for c in found if c.holds is not True]
+    if not failing:
+        return Verdict.ORPHAN
+    return min((c.otherwise for c in failing), key=_WEIGHT.__getitem__)
+
+
+_WEIGHT = {
+    each: weight
+    for weight, each in enumerate(
+        (
+            Verdict.NO_VOLUME,
+            Verdict.EXEMPT,
+            Verdict.UNREADABLE,
+            Verdict.REFERENCED,
+            Verdict.IN_USE,
+            Verdict.IN_FLIGHT,
+            Verdict.UNKNOWN_OWNER,
+            Verdict.RETAINED,
+            Verdict.ORPHAN,
+        )
+    )
+}
+
+
+def _span(span: timedelta) -> str:
+    seconds = int(span.total_seconds())
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= size and seconds % size == 0:
+            return f"{seconds // size}{unit}"
+    return f"{seconds}s"
+
+
+def _judge(wanted: Verdict, ref: Ref, world: World) -> Judgement:
+    dataset = world.dataset(ref.source, ref.name)
+    if dataset is None:
+        return Clear("the dataset is gone")
+    if not csi.is_managed(dataset):
+        return Clear("it is no volume of democratic-csi")
+    found, is_ = _assessed(world, ref)
+    if is_ is not wanted:
+        failing = next((c for c in found if c.holds is not True and c.otherwise is is_), None)
+        again_at = None
+        if is_ is Verdict.IN_FLIGHT and dataset.created_at is not None:
+            again_at = dataset.created_at + world.settings.rules.grace
+        elif failing is not None and failing.number == 8:
+            again_at = world.now + timedelta(seconds=_USE_IS_VALID)
+        return Clear(failing.text if failing else "it is orphaned", again_at)
+    return Evidence(_summary(wanted, ref), _facts(ref, dataset, found, world))
+
+
+def _assessed(world: World, ref: Ref) -> tuple[tuple[Condition, ...], Verdict]:
+    """The conditions and the verdict, once for all rules; a referenced dataset needs only one."""
+    known = world.memo.get(("orphan", ref))
+    if isinstance(known, tuple):
+        return known
+    reference = _unreferenced(world, ref)
+    found = conditions(world, ref) if reference.holds else (reference,)
+    assessed = found, verdict(found)
+    world.memo["orphan", ref] = assessed
+    return assessed
+
+
+def _summary(what: Verdict, ref: Ref) -> str:
+    match what:
+        case Verdict.ORPHAN:
+            return f"Nothing in any watched cluster uses dataset {ref.name}"
+        case Verdict.RETAINED:
+            return f"Dataset {ref.name} was kept on purpose when its volume was deleted"
+        case _:
+            return f"No watched cluster uses dataset {ref.name}, and its owner is not known"
+
+
+def _facts(ref: Ref, dataset: Dataset, found: tuple[Condition, ...], world: World) -> dict[str, Fact]:
+    return {
+        "csi_volume_name": csi.own(dataset, csi.VOLUME_NAME),
+        "used_bytes": dataset.used_bytes,
+        "created_at": dataset.created_at.isoformat() if dataset.created_at else None,
+        "type": dataset.kind,
+        "snapshots": len(chains.snapshots_of(world, ref.source, ref.name)),
+        "shares": tuple(
+            str(r)
+            for r in world.sharing(f"p:{ref.name}", Kind.NFS_SHARE, Kind.SMB_SHARE, Kind.ISCSI_EXTENT)
+            if r.source == ref.source
+        ),
+        "because": tuple(c.text for c in found),
+    }
+
+
+def _reread(ref: Ref, world: World) -> Reread:
+    objects = {
+        ref,
+        Ref(ref.source, Kind.DATASET_USE, ref.name),
+        Ref(ref.source, Kind.POOL, ref.name.partition("/")[0]),
+    }
+    return Reread(
+        Order.STORAGE_FIRST,
+        nas=ref.source,
+        objects=frozenset(objects),
+        nas_kinds=frozenset({Kind.ISCSI_SESSION}),
+        cluster_kinds=REFERRING,
+    )
+
+
+def _confirmed(ref: Ref, world: World, since: float) -> str:
+    """The dataset and its use are newer than the suspicion, and every cluster was read after them."""
+    node = world.node(ref)
+    if node is None or node.asked_at < since:
+        return "the dataset has not been read again"
+    known = world.use(ref.source, ref.name)
+    if known is None or known[1] < since:
+        return "the dataset's use has not been read"
+    if not world.listed_since(REFERRING, world.clusters, max(node.asked_at, known[1])):
+        return "the clusters have not been read after the NAS"
+    return ""
+
+
+def _grace(world: World) -> timedelta:
+    return world.settings.rules.grace
+
+
+DATASET_WITHOUT_VOLUME = Rule(
+    id="dataset-without-volume",
+    title="Dataset without PersistentVolume",
+    fix=(
+        "Look at what the dataset holds. Then either import it as a volume again, keep it by setting the ZFS "
+        f"property {IGNORE}=<why>, or remove its share or extent and destroy it without -r."
+    ),
+    severity=Severity.WARNING,
+    subject=Kind.DATASET,
+    needs=REFERRING | _STORAGE,
+    judge=lambda ref, world: _judge(Verdict.ORPHAN, ref, world),
+    pending=_grace,
+    reread=_reread,
+    confirmed=_confirmed,
+)
+
+DATASET_OWNER_UNKNOWN = Rule(
+    id="dataset-owner-unknown",
+    title="Dataset of democratic-csi whose owner is not known",
+    fix=(
+        "If only a watched cluster uses this parent dataset, say so under `drivers` in the configuration; "
+        "if another cluster does, watch that one too, or give each deployment its own instance_id and parent."
+    ),
+    severity=Severity.INFO,
+    subject=Kind.DATASET,
+    needs=REFERRING | _STORAGE,
+    judge=lambda ref, world: _judge(Verdict.UNKNOWN_OWNER, ref, world),
+    pending=_grace,
+)
+
+DATASET_RETAINED = Rule(
+    id="dataset-retained",
+    title="Dataset kept on purpose after its volume was deleted",
+    fix="Destroy it when its data is no longer wanted, or import it as a volume again.",
+    severity=Severity.INFO,
+    subject=Kind.DATASET,
+    needs=REFERRING | _STORAGE,
+    judge=lambda ref, world: _judge(Verdict.RETAINED, ref, world),
+    pending=_grace,
+)
+
+
+def _nas_of_volume(ref: Ref, world: World) -> str | None:
+    found = chains.backing(world, ref)
+    return found.nas if found is not None else None
+
+
+def _judge_volume(ref: Ref, world: World) -> Judgement:
+    volume = world.volume(ref)
+    if volume is None:
+        return Clear("the volume is gone")
+    if ignored(volume.annotations):
+        return Clear("it is exempted by its annotation truetally.io/ignore")
+    if not csi.is_provisioned(volume):
+        return Clear("democratic-csi did not make it, so truetally does not know where it must be")
+    if volume.deleted_at is not None or volume.phase in ("Released", "Failed", "Pending"):
+        return Clear(f"it is {'being deleted' if volume.deleted_at else volume.phase}")
+    found = chains.backing(world, ref)
+    if found is None or found.nas is None:
+        return Clear("its data is on no configured NAS")
+    if found.dataset is not None:
+        return Clear(f"its dataset is {found.dataset.name} ({found.how})")
+    return _missing(ref, volume, found, world)
+
+
+def _missing(ref: Ref, volume: k8s.PersistentVolume, found: chains.Backing, world: World) -> Judgement:
+    if found.backend.protocol not in (csi.Protocol.NFS, csi.Protocol.SMB, csi.Protocol.ISCSI):
+        return Clear(f"truetally does not follow {found.backend.protocol.value} yet")
+    if found.elsewhere:
+        return Clear(f"{found.elsewhere[0]} carries its name: it may have been moved")
+    if not found.path and not _parents_of(volume, found.nas, world):
+        return Clear(f"{found.how}, and truetally does not know in which dataset it must be")
+    nas = found.nas or ""
+    pools = {p.partition("/")[0] for p in ([found.path] if found.path else _parents_of(volume, nas, world))}
+    for pool in pools:
+        state = world.pool(nas, pool)
+        if state is None or state.status not in ("ONLINE", "DEGRADED"):
+            return Clear(f"pool {pool} is {state.status if state else 'not imported'}")
+    facts: dict[str, Fact] = {
+        "nas": nas,
+        "expected_at": found.path or "anywhere below " + ", ".join(_parents_of(volume, nas, world)),
+        "claim": f"{volume.claim.namespace}/{volume.claim.name}" if volume.claim else None,
+        "protocol": found.backend.protocol.value,
+        "because": (found.how, "no dataset on the NAS carries its name or handle"),
+    }
+    claim = f" of claim {volume.claim.namespace}/{volume.claim.name}" if volume.claim else ""
+    return Evidence(f"The dataset behind volume {ref.name}{claim} is gone from {nas}", facts)
+
+
+def _parents_of(volume: k8s.PersistentVolume, nas: str | None, world: World) -> list[str]:
+    driver = volume.csi.driver if volume.csi else ""
+    return [d.parent for d in world.settings.drivers if d.nas == nas and d.driver == driver]
+
+
+def _reread_volume(ref: Ref, world: World) -> Reread:
+    found = chains.backing(world, ref)
+    return Reread(
+        Order.CLUSTER_FIRST,
+        nas=found.nas if found is not None else None,
+        nas_kinds=_SHARED_STORAGE,
+        cluster_kinds=frozenset({Kind.PERSISTENT_VOLUME, Kind.PERSISTENT_VOLUME_CLAIM}),
+        cluster=ref.source,
+    )
+
+
+def _confirmed_volume(ref: Ref, world: World, since: float) -> str:
+    node = world.node(ref)
+    if node is None or node.asked_at < since:
+        return "the volume has not been read again"
+    nas = _nas_of_volume(ref, world)
+    if nas is None or not world.listed_since(_SHARED_STORAGE, (nas,), node.asked_at):
+        return "the NAS has not been read after the cluster"
+    return ""
+
+
+VOLUME_WITHOUT_DATASET = Rule(
+    id="volume-without-dataset",
+    title="PersistentVolume whose dataset is gone",
+    fix=(
+        "Stop what uses the claim before it writes into nothing. Restore the dataset from a snapshot or "
+        "replica to the same path, or delete claim and volume if the data is not wanted any more."
+    ),
+    severity=Severity.CRITICAL,
+    subject=Kind.PERSISTENT_VOLUME,
+    needs=frozenset({Kind.PERSISTENT_VOLUME, Kind.PERSISTENT_VOLUME_CLAIM}) | _SHARED_STORAGE,
+    judge=_judge_volume,
+    pending=lambda world: min(world.settings.rules.grace, timedelta(minutes=5)),
+    nas_of=_nas_of_volume,
+    reread=_reread_volume,
+    confirmed=_confirmed_volume,
+)

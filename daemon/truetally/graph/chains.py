@@ -1,0 +1,236 @@
+"""Volume chains: what belongs to one volume on both sides, and how strong the proof is.
+
+The match rules are those of the domain notes on democratic-csi (R1 to R8): by the
+driver's own properties, by the export's path, by IQN, by SMB share. Each match names
+its rule. A weak match (a name that merely agrees) protects, and never accuses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from truetally.csi import democratic_csi as csi
+from truetally.csi.democratic_csi import Backend, Protocol
+from truetally.graph.graph import value_of
+from truetally.graph.world import World
+from truetally.model import kubernetes as k8s
+from truetally.model import truenas
+from truetally.model.refs import Kind, Ref
+
+EXACT = "exact"
+WEAK = "weak"
+
+
+class Reference(msgspec.Struct, frozen=True):
+    """Something that refers to a storage object, how, and how strongly."""
+
+    ref: Ref
+    how: str
+    strength: str
+
+
+class Backing(msgspec.Struct, frozen=True):
+    """Where a PersistentVolume's data should be, and what is there.
+
+    Attributes:
+        nas: the configured NAS that the volume names; None if it names another server.
+        path: the dataset path that must exist, where the volume itself tells it; empty otherwise.
+        dataset: the dataset that was found.
+        how: what proves it, or what is missing.
+        elsewhere: datasets that carry the volume's name although the volume does not lead to them.
+    """
+
+    backend: Backend
+    nas: str | None
+    path: str = ""
+    dataset: Ref | None = None
+    strength: str = ""
+    how: str = ""
+    elsewhere: tuple[Ref, ...] = ()
+
+
+def backing(world: World, ref: Ref) -> Backing | None:
+    """Follows a PersistentVolume to its dataset; None for a volume on no network storage we know."""
+    volume = world.volume(ref)
+    backend = csi.backend(volume) if volume is not None else None
+    if volume is None or backend is None:
+        return None
+    nas = world.nas_at(backend.hosts)
+    if nas is None:
+        return Backing(backend, None, how="the volume names a server that is no configured NAS")
+    found = _follow(world, nas, backend)
+    if found.dataset is not None:
+        return found
+    named = tuple(r for r in _datasets_named(world, volume) if r.source == nas)
+    if len(named) == 1 and not found.path:
+        return msgspec.structs.replace(
+            found, dataset=named[0], strength=WEAK, how=f"{found.how}; a dataset carries the volume's name"
+        )
+    return msgspec.structs.replace(found, elsewhere=named)
+
+
+def _follow(world: World, nas: str, backend: Backend) -> Backing:
+    match backend.protocol:
+        case Protocol.NFS:
+            return _at_path(world, nas, backend, backend.path, "R3: its NFS path is the dataset's mountpoint")
+        case Protocol.ISCSI:
+            return _behind_target(world, nas, backend)
+        case Protocol.SMB:
+            return _behind_share(world, nas, backend)
+        case _:
+            return Backing(backend, nas, how="truetally does not follow this protocol yet")
+
+
+def _at_path(world: World, nas: str, backend: Backend, path: str, how: str) -> Backing:
+    for ref in world.sharing(f"p:{path}", Kind.DATASET):
+        if ref.source == nas:
+            return Backing(backend, nas, path, ref, EXACT, how)
+    return Backing(backend, nas, path, how=f"dataset {path} is not on {nas}")
+
+
+def _behind_target(world: World, nas: str, backend: Backend) -> Backing:
+    """R4: IQN to target to targetextent to extent to zvol; democratic-csi's LUN is always 0."""
+    targets = [r for r in world.sharing(f"t:{backend.target}", Kind.ISCSI_TARGET) if r.source == nas]
+    if not targets:
+        return Backing(backend, nas, how=f"target {backend.target} is not on {nas}")
+    for target in targets:
+        for extent in extents_of(world, target):
+            return _at_path(world, nas, backend, extent.disk, "R4: its IQN leads to the extent of the zvol")
+    return Backing(backend, nas, how=f"target {backend.target} has no extent")
+
+
+def _behind_share(world: World, nas: str, backend: Backend) -> Backing:
+    """R6: the SMB share's path."""
+    for ref in world.sharing(f"m:{backend.share}", Kind.SMB_SHARE):
+        share = value_of(world.node(ref), truenas.SmbShare)
+        if ref.source == nas and share is not None:
+            path = csi.dataset_of_mount(share.path)
+            return _at_path(world, nas, backend, path, "R6: its SMB share exports the dataset")
+    return Backing(backend, nas, how=f"SMB share {backend.share} is not on {nas}")
+
+
+def extents_of(world: World, target: Ref) -> Iterator[truenas.IscsiExtent]:
+    """The extents linked to a target, lowest LUN first."""
+    links = []
+    for ref in world.sharing(f"i:{target.source}/t/{target.name}", Kind.ISCSI_TARGET_EXTENT):
+        link = value_of(world.node(ref), truenas.IscsiTargetExtent)
+        if link is not None:
+            links.append(link)
+    for link in sorted(links, key=lambda each: each.lun or 0):
+        extent = value_of(
+            world.node(Ref(target.source, Kind.ISCSI_EXTENT, str(link.extent))), truenas.IscsiExtent
+        )
+        if extent is not None:
+            yield extent
+
+
+def targets_of(world: World, nas: str, path: str) -> Iterator[tuple[Ref, truenas.IscsiTarget]]:
+    """The targets that lead to a zvol."""
+    for extent in world.sharing(f"p:{path}", Kind.ISCSI_EXTENT):
+        if extent.source != nas:
+            continue
+        for ref in world.sharing(f"i:{nas}/x/{extent.name}", Kind.ISCSI_TARGET_EXTENT):
+            link = value_of(world.node(ref), truenas.IscsiTargetExtent)
+            if link is None:
+                continue
+            target = Ref(nas, Kind.ISCSI_TARGET, str(link.target))
+            value = value_of(world.node(target), truenas.IscsiTarget)
+            if value is not None:
+                yield target, value
+
+
+def sessions_of(world: World, nas: str, path: str) -> Iterator[truenas.IscsiSession]:
+    """The live iSCSI sessions on targets that lead to a zvol."""
+    for _, target in targets_of(world, nas, path):
+        for ref in world.sharing(f"t:{target.name.lower()}", Kind.ISCSI_SESSION):
+            session = value_of(world.node(ref), truenas.IscsiSession)
+            if ref.source == nas and session is not None:
+                yield session
+
+
+def _datasets_named(world: World, volume: k8s.PersistentVolume) -> Iterator[Ref]:
+    names = dict.fromkeys((volume.name, volume.csi.volume_handle if volume.csi else volume.name))
+    yield from dict.fromkeys(ref for name in names for ref in world.sharing(f"h:{name}", Kind.DATASET))
+
+
+def references(world: World, ref: Ref) -> list[Reference]:
+    """Everything, in any cluster, that speaks for a dataset being wanted."""
+    dataset = world.dataset(ref.source, ref.name)
+    if dataset is None:
+        return []
+    found: dict[Ref, Reference] = {}
+    for reference in _references(world, ref, dataset):
+        known = found.get(reference.ref)
+        if known is None or (known.strength == WEAK and reference.strength == EXACT):
+            found[reference.ref] = reference
+    return list(found.values())
+
+
+def _references(world: World, ref: Ref, dataset: truenas.Dataset) -> Iterator[Reference]:
+    nas, path = ref.source, ref.name
+    for volume in world.sharing(f"p:{path}", Kind.PERSISTENT_VOLUME, Kind.POD):
+        yield Reference(volume, "R3: mounts its path", _strength(world, volume, nas))
+    for volume in world.sharing(f"W:{path}", Kind.PERSISTENT_VOLUME, Kind.POD):
+        yield Reference(volume, "mounts a directory inside it", _strength(world, volume, nas))
+    for _, target in targets_of(world, nas, path):
+        for volume in world.sharing(f"t:{target.name.lower()}", Kind.PERSISTENT_VOLUME, Kind.POD):
+            yield Reference(volume, f"R4: its IQN ends in {target.name}", _strength(world, volume, nas))
+    for share in world.sharing(f"p:{path}", Kind.SMB_SHARE):
+        value = value_of(world.node(share), truenas.SmbShare)
+        if share.source == nas and value is not None:
+            for volume in world.sharing(f"m:{value.name.lower()}", Kind.PERSISTENT_VOLUME):
+                yield Reference(volume, f"R6: uses SMB share {value.name}", _strength(world, volume, nas))
+    yield from _references_by_name(world, dataset)
+
+
+def _strength(world: World, volume: Ref, nas: str) -> str:
+    """A path or IQN is exact only on the server that the volume names."""
+    value = world.volume(volume)
+    backend = csi.backend(value) if value is not None else None
+    return EXACT if backend is not None and world.nas_at(backend.hosts) == nas else WEAK
+
+
+_NAMING = (
+    Kind.PERSISTENT_VOLUME,
+    Kind.PERSISTENT_VOLUME_CLAIM,
+    Kind.VOLUME_SNAPSHOT_CONTENT,
+)
+
+
+def _references_by_name(world: World, dataset: truenas.Dataset) -> Iterator[Reference]:
+    own = csi.own(dataset, csi.VOLUME_NAME)
+    for name in dict.fromkeys((own, dataset.leaf)):
+        if not name:
+            continue
+        for ref in world.sharing(f"h:{name}", *_NAMING):
+            if ref.kind is Kind.PERSISTENT_VOLUME and name == own and ref.name == own:
+                yield Reference(ref, "R2: csi_volume_name is its name", EXACT)
+            elif ref.kind is Kind.VOLUME_SNAPSHOT_CONTENT:
+                yield Reference(ref, "a snapshot of this volume belongs to it", WEAK)
+            else:
+                yield Reference(ref, f"R8: the name {name} agrees", WEAK)
+        if uuid := csi.uuid_in(name):
+            for ref in world.sharing(f"u:{uuid}", Kind.PERSISTENT_VOLUME_CLAIM):
+                yield Reference(ref, "the volume was made for this claim (uid)", EXACT)
+
+
+def clones_of(world: World, nas: str, path: str) -> list[Ref]:
+    """The datasets that were cloned from snapshots of a dataset and still depend on it."""
+    return world.sharing(f"O:{nas}/{path}", Kind.DATASET)
+
+
+def made_from(world: World, dataset: truenas.Dataset) -> list[Ref]:
+    """The datasets whose content source is this volume."""
+    return world.sharing(f"F:{dataset.leaf}", Kind.DATASET)
+
+
+def snapshots_of(world: World, nas: str, path: str) -> list[Ref]:
+    """The ZFS snapshots of a dataset."""
+    return world.sharing(f"D:{nas}/{path}", Kind.SNAPSHOT)
+
+
+def children_of(world: World, nas: str, path: str) -> list[Ref]:
+    """The datasets directly below a dataset."""
+    return [r for r in world.sharing(f"N:{nas}/{path}", Kind.DATASET) if r.source == nas]

@@ -1,0 +1,216 @@
+"""Which keys an object answers to: two objects that share a key may belong together.
+
+A key finds candidates and is deliberately generous: it protects. Whether a candidate
+really matches, and how strong the proof is, is decided where the question is asked
+(`chains.py`), because only an exact match may ever accuse.
+
+    p:<dataset path>    datasets, shares, extents, and volumes that mount that path
+    h:<handle>          datasets by name, volumes by handle and name, contents by their source
+    u:<uuid>            the claim or VolumeSnapshot that a CSI name was made from
+    t:<target>          iSCSI targets, their sessions, volumes by IQN
+    m:<share>           SMB shares and volumes by share name
+    i:<nas>/t|x/<id>    targets, extents and the links between them
+    v:<cluster>/<name>  volumes, claims bound to them, attachments
+    c:<cluster>/<claim> claims, volumes reserved for them, pods, snapshots taken of them
+    s:<handle>          snapshots by CSI handle: `volume@name`, or `volume/name` when detached
+    k:<cluster>/<name>  VolumeSnapshotContents and the VolumeSnapshots bound to them
+    e:<cluster>/<uid>   events about an object
+
+A key in capitals points one way: it is asked for by the object it names, and is no kinship.
+
+    D:<nas>/<path>      the snapshots of a dataset
+    O:<nas>/<path>      the clones of a dataset's snapshots
+    N:<nas>/<path>      the children of a dataset
+    F:<handle>          volumes made from the content of this volume
+    W:<dataset path>    volumes and pods that mount a directory somewhere below that path
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from truetally.csi import democratic_csi as csi
+from truetally.model import kubernetes as k8s
+from truetally.model import truenas as nas
+from truetally.model.observations import Value
+from truetally.model.refs import Kind, Ref
+
+
+def keys_of(ref: Ref, value: Value) -> tuple[str, ...]:
+    """All keys of an object, without repetition."""
+    make = _KEYS.get(type(value))
+    return tuple(dict.fromkeys(make(ref.source, value))) if make else ()
+
+
+def is_kinship(key: str) -> bool:
+    """Whether sharing the key makes two objects candidates of one volume chain."""
+    return key[0].islower()
+
+
+def pointed_at(key: str) -> Ref | None:
+    """The dataset that a one-way key names together with its NAS."""
+    if key[0] not in "DO":
+        return None
+    source, _, path = key[2:].partition("/")
+    return Ref(source, Kind.DATASET, path)
+
+
+def _persistent_volume(source: str, volume: k8s.PersistentVolume) -> Iterator[str]:
+    yield f"v:{source}/{volume.name}"
+    yield from _by_name(volume.name)
+    if volume.claim is not None:
+        yield f"c:{source}/{volume.claim.namespace}/{volume.claim.name}"
+    if volume.csi is not None:
+        yield from _by_name(volume.csi.volume_handle)
+        yield from _by_name(volume.csi.volume_handle.rpartition("/")[2])
+    if (backend := csi.backend(volume)) is not None:
+        yield from _backend(backend)
+
+
+def _by_name(name: str) -> Iterator[str]:
+    yield f"h:{name}"
+    if uuid := csi.uuid_in(name):
+        yield f"u:{uuid}"
+
+
+def _backend(backend: csi.Backend) -> Iterator[str]:
+    if backend.path:
+        yield from _mounted(backend.path)
+    if backend.target:
+        yield f"t:{backend.target}"
+    if backend.share:
+        yield f"m:{backend.share}"
+
+
+def _mounted(path: str) -> Iterator[str]:
+    """A mount may be of a directory inside a dataset, so every dataset above it is in use as well."""
+    yield f"p:{path}"
+    while "/" in (path := path.rpartition("/")[0]):
+        yield f"W:{path}"
+
+
+def _claim(source: str, claim: k8s.PersistentVolumeClaim) -> Iterator[str]:
+    yield f"c:{source}/{claim.namespace}/{claim.name}"
+    yield f"u:{claim.uid.lower()}"
+    yield f"e:{source}/{claim.uid}"
+    if claim.volume_name:
+        yield f"v:{source}/{claim.volume_name}"
+        yield f"h:{claim.volume_name}"
+
+
+def _pod(source: str, pod: k8s.Pod) -> Iterator[str]:
+    for claim in pod.claims:
+        yield f"c:{source}/{pod.namespace}/{claim}"
+    for nfs in pod.nfs:
+        yield from _mounted(csi.dataset_of_mount(nfs.path))
+    for iscsi in pod.iscsi:
+        yield f"t:{csi.target_of_iqn(iscsi.iqn)}"
+    for inline in pod.csi:
+        if share := inline.attributes.get("share"):
+            yield from _mounted(csi.dataset_of_mount(share))
+
+
+def _attachment(source: str, attachment: k8s.VolumeAttachment) -> Iterator[str]:
+    yield f"v:{source}/{attachment.volume_name}"
+
+
+def _volume_snapshot(source: str, snapshot: k8s.VolumeSnapshot) -> Iterator[str]:
+    yield f"u:{snapshot.uid.lower()}"
+    if snapshot.source_claim:
+        yield f"c:{source}/{snapshot.namespace}/{snapshot.source_claim}"
+    for content in (snapshot.bound_content, snapshot.source_content):
+        if content:
+            yield f"k:{source}/{content}"
+
+
+def _content(source: str, content: k8s.VolumeSnapshotContent) -> Iterator[str]:
+    yield f"k:{source}/{content.name}"
+    if content.snapshot_uid:
+        yield f"u:{content.snapshot_uid.lower()}"
+    if content.source_volume_handle:
+        yield f"h:{content.source_volume_handle}"
+    for handle in (content.snapshot_handle, content.source_snapshot_handle):
+        if handle:
+            yield f"s:{handle}"
+            yield f"h:{csi.split_snapshot_handle(handle)[0]}"
+
+
+def _event(source: str, event: k8s.Event) -> Iterator[str]:
+    yield f"e:{source}/{event.about_uid}"
+
+
+def _dataset(source: str, dataset: nas.Dataset) -> Iterator[str]:
+    yield f"p:{dataset.path}"
+    yield f"N:{source}/{dataset.parent}"
+    if dataset.mountpoint:
+        yield f"p:{csi.dataset_of_mount(dataset.mountpoint)}"
+    yield from _by_name(dataset.leaf)
+    grandparent, _, parent = dataset.parent.rpartition("/")
+    if grandparent and csi.SNAPSHOT_NAME in dataset.user_properties:
+        yield f"s:{parent}/{dataset.leaf}"
+    if (name := dataset.user_properties.get(csi.VOLUME_NAME)) is not None:
+        yield from _by_name(name.value)
+    if dataset.origin:
+        yield f"O:{source}/{dataset.origin.partition('@')[0]}"
+    if (content_source := dataset.user_properties.get(csi.SOURCE_ID)) is not None:
+        yield f"F:{csi.split_snapshot_handle(content_source.value)[0] or content_source.value}"
+
+
+def _snapshot(source: str, snapshot: nas.Snapshot) -> Iterator[str]:
+    yield f"D:{source}/{snapshot.dataset}"
+    yield f"s:{snapshot.dataset.rpartition('/')[2]}@{snapshot.name}"
+    if uuid := csi.uuid_in(snapshot.name):
+        yield f"u:{uuid}"
+
+
+def _nfs_share(_source: str, share: nas.NfsShare) -> Iterator[str]:
+    yield f"p:{csi.dataset_of_mount(share.path)}"
+
+
+def _smb_share(_source: str, share: nas.SmbShare) -> Iterator[str]:
+    yield f"p:{csi.dataset_of_mount(share.path)}"
+    yield f"m:{share.name.lower()}"
+
+
+def _target(source: str, target: nas.IscsiTarget) -> Iterator[str]:
+    yield f"t:{target.name.lower()}"
+    yield f"i:{source}/t/{target.id}"
+
+
+def _extent(source: str, extent: nas.IscsiExtent) -> Iterator[str]:
+    yield f"p:{extent.disk}"
+    yield f"i:{source}/x/{extent.id}"
+
+
+def _target_extent(source: str, link: nas.IscsiTargetExtent) -> Iterator[str]:
+    yield f"i:{source}/t/{link.target}"
+    yield f"i:{source}/x/{link.extent}"
+
+
+def _session(_source: str, session: nas.IscsiSession) -> Iterator[str]:
+    yield f"t:{csi.target_of_iqn(session.target)}"
+
+
+def _use(_source: str, _value: nas.DatasetUse) -> Iterable[str]:
+    return ()
+
+
+_KEYS: dict[type, Callable[[str, Any], Iterable[str]]] = {
+    k8s.PersistentVolume: _persistent_volume,
+    k8s.PersistentVolumeClaim: _claim,
+    k8s.Pod: _pod,
+    k8s.VolumeAttachment: _attachment,
+    k8s.VolumeSnapshot: _volume_snapshot,
+    k8s.VolumeSnapshotContent: _content,
+    k8s.Event: _event,
+    nas.Dataset: _dataset,
+    nas.Snapshot: _snapshot,
+    nas.NfsShare: _nfs_share,
+    nas.SmbShare: _smb_share,
+    nas.IscsiTarget: _target,
+    nas.IscsiExtent: _extent,
+    nas.IscsiTargetExtent: _target_extent,
+    nas.IscsiSession: _session,
+    nas.DatasetUse: _use,
+}

@@ -1,0 +1,389 @@
+"""The reconciler: the one writer of the graph, and the clockwork of the rules.
+
+It drains the queue of observations, applies them, judges the subjects that became
+dirty, settles the ledger and hands the transitions on to be recorded. It never waits
+while it judges; long work yields to the loop between slices. Suspicions that have
+matured are confirmed in rounds: the sources are asked again in the order that proves
+the rule's point, their answers come back through the same queue, and only then is the
+ledger asked to open what still stands.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Protocol
+
+import msgspec
+import structlog
+
+from truetally.clock import Clock
+from truetally.errors import AccessDenied, CredentialsRefused, SourceUnavailable
+from truetally.findings import catalogue
+from truetally.findings.ledger import Ledger
+from truetally.findings.rule import Clear, Order, Reread, Rule, gaps
+from truetally.findings.sources import subjects as source_subjects
+from truetally.graph.graph import Changes, Graph
+from truetally.graph.world import World
+from truetally.model.findings import Finding, State, Transition
+from truetally.model.observations import Observation
+from truetally.model.refs import KUBERNETES_KINDS, Kind, Ref
+from truetally.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+# How long the loop may be kept before others get their turn.
+_SLICE_SECONDS = 0.02
+# How long observations are gathered before what they changed is judged.
+_DRAIN_SECONDS = 0.1
+_QUEUE_BATCHES = 256
+_CONFIRM_AT_ONCE = 200
+_CONFIRM_RETRY = 30.0
+_REVIEW_EVERY = 30.0
+
+_EXPECTED = (SourceUnavailable, AccessDenied, CredentialsRefused)
+
+
+class ClusterReader(Protocol):
+    """What the reconciler asks of a cluster."""
+
+    async def relist(self, kinds: frozenset[Kind]) -> None:
+        """Lists the kinds again in full; returns when the lists have been emitted."""
+        ...
+
+
+class NasReader(ClusterReader, Protocol):
+    """What the reconciler asks of a NAS."""
+
+    async def reread(self, refs: frozenset[Ref]) -> None:
+        """Reads these objects again; returns when what was found has been emitted."""
+        ...
+
+
+class _Confirmed(msgspec.Struct, frozen=True):
+    """The sources have been read again for these suspicions; begun at that tick."""
+
+    fingerprints: tuple[str, ...]
+    begun_at: float
+    problem: str = ""
+
+
+Record = Callable[[Sequence[Transition]], Awaitable[None]]
+
+
+class Reconciler:
+    """Applies observations, judges, and publishes transitions."""
+
+    def __init__(
+        self, settings: Settings, clock: Clock, record: Record, restored: Iterable[Finding] = ()
+    ) -> None:
+        self.settings = settings
+        markers = [d.marker_property for d in settings.drivers if d.marker_property]
+        self.graph = Graph(settings.rules.grace.total_seconds(), dict.fromkeys(markers))
+        self.ledger = Ledger()
+        self.ledger.restore(restored)
+        self.batch_seconds = 0.0
+        self._clusters: Mapping[str, ClusterReader] = {}
+        self._nas: Mapping[str, NasReader] = {}
+        self._clock = clock
+        self._record = record
+        self._queue: asyncio.Queue[Sequence[Observation] | _Confirmed] = asyncio.Queue(_QUEUE_BATCHES)
+        self._again: list[tuple[datetime, str, Ref]] = []
+        self._again_at: dict[tuple[str, Ref], datetime] = {}
+        self._tasks: asyncio.TaskGroup | None = None
+        self._round: asyncio.Task[None] | None = None
+        self._review_at = 0.0
+        self._review_all = True
+
+    @property
+    def queue_depth(self) -> int:
+        """How many batches wait to be applied."""
+        return self._queue.qsize()
+
+    def watch(self, clusters: Mapping[str, ClusterReader], nas: Mapping[str, NasReader]) -> None:
+        """Says whom to ask when a suspicion has to be confirmed."""
+        self._clusters, self._nas = clusters, nas
+
+    def world(self) -> World:
+        """The world at this moment."""
+        return World(self.graph, self.settings, self._clock.now(), self._clock.ticks())
+
+    async def emit(self, observations: Sequence[Observation]) -> None:
+        """Takes observations from a source; waits while the queue is full."""
+        if observations:
+            await self._queue.put(observations)
+
+    async def reload(self, settings: Settings, dropped: Iterable[str]) -> None:
+        """Takes other settings: forgets sources that are gone, and judges everything anew."""
+        self.settings = settings
+        changes = Changes()
+        for source in dropped:
+            self.graph.drop_source(source, changes)
+        self._review_all = True
+        await self._queue.put(())
+
+    async def run(self) -> None:
+        """Works until it is cancelled; a bug in a confirmation ends it as one in the loop itself does."""
+        async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
+            while True:
+                await self._work(await self._next())
+
+    async def _work(self, batch: Sequence[Observation] | _Confirmed | None) -> None:
+        began = time.perf_counter()
+        changes = Changes()
+        confirmed: _Confirmed | None = None
+        while batch is not None:
+            if isinstance(batch, _Confirmed):
+                # What was read for it stood before it in the queue, and has been applied.
+                confirmed = batch
+                break
+            await self._apply(batch, changes)
+            batch = self._waiting() if time.perf_counter() - began < _DRAIN_SECONDS else None
+        await self._judge_changes(changes)
+        if confirmed is not None:
+            await self._settle_confirmed(confirmed)
+        await self._tick()
+        self.batch_seconds = time.perf_counter() - began
+
+    async def _next(self) -> Sequence[Observation] | _Confirmed | None:
+        now, ticks = self._clock.now(), self._clock.ticks()
+        waits = [_REVIEW_EVERY, max(0.0, self._review_at - ticks)]
+        if (mature_at := self.ledger.next_at()) is not None and self._round is None:
+            waits.append(max(0.0, mature_at - ticks))
+        if self._again:
+            waits.append(max(0.0, (self._again[0][0] - now).total_seconds()))
+        try:
+            return await asyncio.wait_for(self._queue.get(), max(0.01, min(waits)))
+        except TimeoutError:
+            return None
+
+    def _waiting(self) -> Sequence[Observation] | _Confirmed | None:
+        return None if self._queue.empty() else self._queue.get_nowait()
+
+    async def _apply(self, batch: Sequence[Observation], changes: Changes) -> None:
+        until = time.perf_counter() + _SLICE_SECONDS
+        for observation in batch:
+            self.graph.apply(observation, changes)
+            if time.perf_counter() > until:
+                await asyncio.sleep(0)
+                until = time.perf_counter() + _SLICE_SECONDS
+
+    # Judging
+
+    async def _judge_changes(self, changes: Changes) -> None:
+        world = self.world()
+        if self._review_all:
+            self._review_all = False
+            work = self._all_of(catalogue.RULES, world) + self._known(self.ledger.subjects())
+        else:
+            work = self._of(changes.refs, world)
+            if changes.kinds:
+                needed = {kind for _, kind in changes.kinds}
+                touched = [
+                    r for r in catalogue.RULES if r.subject is Kind.SOURCE or not r.needs.isdisjoint(needed)
+                ]
+                work = self._all_of(touched, world) + self._known(self.ledger.subjects()) + work
+        await self._judge(dict.fromkeys(work), world)
+
+    def _all_of(self, rules: Iterable[Rule], world: World) -> list[tuple[str, Ref]]:
+        """All subjects of these rules at the sources where they can be run at all."""
+        work = [
+            (rule.id, ref) for rule in rules if rule.subject is Kind.SOURCE for ref in source_subjects(world)
+        ]
+        for rule in rules:
+            for source in (*world.clusters, *world.nas_names):
+                if rule.subject is not Kind.SOURCE and _can_run(rule, source, world):
+                    names = list(self.graph.nodes(source, rule.subject))
+                    work += [(rule.id, Ref(source, rule.subject, name)) for name in names]
+        return work
+
+    def _of(self, refs: Iterable[Ref], world: World) -> list[tuple[str, Ref]]:
+        """The subjects in the chains of what changed, for the rules that can be run."""
+        sources = (*world.clusters, *world.nas_names)
+        able = {(rule.id, s) for rule in catalogue.RULES for s in sources if _can_run(rule, s, world)}
+        if not able:
+            return []
+        chains: set[Ref] = set()
+        for ref in refs:
+            if ref not in chains:
+                chains |= self.graph.related(ref)
+        return [
+            (rule.id, ref)
+            for ref in chains
+            for rule in catalogue.rules_for(ref.kind)
+            if (rule.id, ref.source) in able
+        ]
+
+    def _known(self, subjects: Iterable[tuple[str, Ref]]) -> list[tuple[str, Ref]]:
+        return [(rule, ref) for rule, ref in subjects if rule in catalogue.BY_ID]
+
+    async def _judge(self, work: Iterable[tuple[str, Ref]], world: World) -> None:
+        transitions: list[Transition] = []
+        until = time.perf_counter() + _SLICE_SECONDS
+        for rule, ref in work:
+            transitions += self._judge_one(catalogue.BY_ID[rule], ref, world)
+            if time.perf_counter() > until:
+                await asyncio.sleep(0)
+                until = time.perf_counter() + _SLICE_SECONDS
+        await self._publish(transitions)
+
+    def _judge_one(self, rule: Rule, ref: Ref, world: World) -> list[Transition]:
+        if rule.id in world.settings.rules.disabled:
+            return self.ledger.clear(rule.id, ref, "the rule is disabled", world.now)
+        if (exemption := world.exemption(rule.id, ref)) is not None:
+            return self.ledger.clear(rule.id, ref, f"exempted: {exemption.reason}", world.now)
+        if missing := gaps(rule, ref, world):
+            troubled = [gap for gap in missing if not gap.starting]
+            known = self.ledger.finding(rule.id, ref)
+            if known is None or (known.state is not State.PENDING and not troubled):
+                return []
+            return self.ledger.hold(rule.id, ref, (troubled or missing)[0].reason, world.now)
+        judgement = rule.judge(ref, world)
+        if isinstance(judgement, Clear):
+            if judgement.again_at is not None and self._again_at.get((rule.id, ref)) != judgement.again_at:
+                self._again_at[rule.id, ref] = judgement.again_at
+                heapq.heappush(self._again, (judgement.again_at, rule.id, ref))
+            return self.ledger.clear(rule.id, ref, judgement.reason, world.now)
+        return self.ledger.found(rule, ref, judgement, world)
+
+    async def _publish(self, transitions: Sequence[Transition]) -> None:
+        for transition in transitions:
+            finding = transition.finding
+            log.info(
+                "finding changed",
+                state=finding.state.value,
+                rule=finding.rule,
+                subject=str(finding.subject),
+                fingerprint=finding.fingerprint,
+                reason=transition.reason,
+            )
+        if transitions:
+            await self._record(transitions)
+
+    async def acknowledge(self, fingerprint: str, by: str, reason: str) -> Finding:
+        """Somebody has seen a finding.
+
+        Raises:
+            NotFound: no open or held finding has this fingerprint.
+        """
+        transition = self.ledger.acknowledge(fingerprint, by, reason, self._clock.now())
+        await self._publish([transition])
+        return transition.finding
+
+    # What time brings
+
+    async def _tick(self) -> None:
+        world = self.world()
+        due: list[tuple[str, Ref]] = []
+        while self._again and self._again[0][0] <= world.now:
+            _, rule, ref = heapq.heappop(self._again)
+            self._again_at.pop((rule, ref), None)
+            due.append((rule, ref))
+        if world.ticks >= self._review_at:
+            # A neighbour may bear on a finding without being linked to it, and a clock may have jumped.
+            self._review_at = world.ticks + _REVIEW_EVERY
+            due += self.ledger.subjects()
+        if due:
+            await self._judge(self._known(due), world)
+        await self._open_mature(world)
+
+    async def _open_mature(self, world: World) -> None:
+        mature = self.ledger.mature(world.ticks)
+        transitions: list[Transition] = []
+        to_confirm: list[tuple[Finding, Reread]] = []
+        for finding in mature:
+            rule = catalogue.BY_ID[finding.rule]
+            if rule.reread is None:
+                transitions += self.ledger.open(finding.fingerprint, world.now)
+            elif len(to_confirm) < _CONFIRM_AT_ONCE:
+                to_confirm.append((finding, rule.reread(finding.subject, world)))
+        await self._publish(transitions)
+        if to_confirm and self._round is None and self._tasks is not None:
+            for finding, _ in to_confirm:
+                self.ledger.confirming(finding.fingerprint)
+            self._round = self._tasks.create_task(self._confirm(to_confirm), name="confirm suspicions")
+
+    async def _confirm(self, suspicions: Sequence[tuple[Finding, Reread]]) -> None:
+        """Reads the sources again, once for all suspicions of the same order and sources."""
+        groups: dict[tuple[Order, str | None, str | None], list[tuple[Finding, Reread]]] = {}
+        for finding, reread in suspicions:
+            groups.setdefault((reread.order, reread.nas, reread.cluster), []).append((finding, reread))
+        for members in groups.values():
+            begun_at = self._clock.ticks()
+            problem = await self._read_again([reread for _, reread in members])
+            fingerprints = tuple(finding.fingerprint for finding, _ in members)
+            await self._queue.put(_Confirmed(fingerprints, begun_at, problem))
+        self._round = None
+        await self._queue.put(())
+
+    async def _read_again(self, rereads: Sequence[Reread]) -> str:
+        first = rereads[0]
+        objects = frozenset().union(*(r.objects for r in rereads))
+        nas_kinds = frozenset().union(*(r.nas_kinds for r in rereads))
+        cluster_kinds = frozenset().union(*(r.cluster_kinds for r in rereads)) & KUBERNETES_KINDS
+        try:
+            if first.order is Order.STORAGE_FIRST:
+                await self._read_nas(first.nas, objects, nas_kinds)
+                await self._read_clusters(first.cluster, cluster_kinds)
+            else:
+                await self._read_clusters(first.cluster, cluster_kinds)
+                await self._read_nas(first.nas, objects, nas_kinds)
+        except _EXPECTED as error:
+            return str(error)
+        return ""
+
+    async def _read_nas(self, name: str | None, objects: frozenset[Ref], kinds: frozenset[Kind]) -> None:
+        if name is None:
+            return
+        if (nas := self._nas.get(name)) is None:
+            raise SourceUnavailable(name, "it is not configured any more")
+        if objects:
+            await nas.reread(objects)
+        if kinds:
+            await nas.relist(kinds)
+
+    async def _read_clusters(self, name: str | None, kinds: frozenset[Kind]) -> None:
+        if not kinds:
+            return
+        names = self._clusters if name is None else [name]
+        for each in names:
+            if (cluster := self._clusters.get(each)) is None:
+                raise SourceUnavailable(each, "it is not configured any more")
+            await cluster.relist(kinds)
+
+    async def _settle_confirmed(self, confirmed: _Confirmed) -> None:
+        world = self.world()
+        transitions: list[Transition] = []
+        for fingerprint in confirmed.fingerprints:
+            finding = self.ledger.pending(fingerprint)
+            if finding is None:
+                continue
+            rule = catalogue.BY_ID[finding.rule]
+            for each in catalogue.rules_for(finding.subject.kind):
+                transitions += self._judge_one(each, finding.subject, world)
+            if self.ledger.pending(fingerprint) is None:
+                continue
+            problem = confirmed.problem or rule.confirmed(finding.subject, world, confirmed.begun_at)
+            if problem:
+                self.ledger.unconfirmed(fingerprint, problem, world.ticks + _CONFIRM_RETRY)
+                log.info(
+                    "suspicion not confirmed", rule=rule.id, subject=str(finding.subject), reason=problem
+                )
+            else:
+                transitions += self.ledger.open(fingerprint, world.now)
+        await self._publish(transitions)
+
+
+def _can_run(rule: Rule, source: str, world: World) -> bool:
+    """Whether a rule can be run on any subject of a source, as far as its source alone tells.
+
+    A subject in a cluster depends on one NAS as well, which is only known by following it.
+    """
+    if rule.subject is Kind.SOURCE or (source in world.clusters) is not (rule.subject in KUBERNETES_KINDS):
+        return False
+    nas = source if source in world.nas_names else None
+    return not world.gaps(rule.needs, Ref(source, rule.subject, ""), nas)

@@ -1,0 +1,243 @@
+"""A small valid world to judge in: one cluster, one NAS, one whole volume. Tests say what is different."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from truetally.csi import democratic_csi as csi
+from truetally.findings import catalogue
+from truetally.findings.rule import Evidence, Judgement, gaps
+from truetally.graph.graph import Changes, Graph
+from truetally.graph.world import World
+from truetally.model import kubernetes as k8s
+from truetally.model import truenas
+from truetally.model.observations import Listed, Seen, Value
+from truetally.model.refs import KUBERNETES_KINDS, TRUENAS_KINDS, Kind, Ref
+from truetally.settings import Settings
+
+NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
+OLD = NOW - timedelta(days=30)
+CLUSTER, NAS = "prod", "nas1"
+PARENT = "tank/k8s/nfs/vols"
+UID = "3b4f5f0e-8f1a-4c8a-9d0e-000000000001"
+NAME = f"pvc-{UID}"
+PATH = f"{PARENT}/{NAME}"
+DRIVER = "org.democratic-csi.nfs"
+
+
+def settings(**changes: Any) -> Settings:
+    base: dict[str, Any] = {
+        "clusters": [{"name": CLUSTER, "kubeconfig": "/dev/null"}],
+        "nas": [
+            {
+                "name": NAS,
+                "url": "wss://nas1.example.com",
+                "username": "truetally",
+                "api_key": {"env": "KEY"},
+                "addresses": ["10.0.0.10"],
+            }
+        ],
+        "drivers": [
+            {"driver": DRIVER, "cluster": CLUSTER, "nas": NAS, "parent": PARENT, "instance_id": "cluster-a"}
+        ],
+    }
+    return Settings.model_validate(base | changes)
+
+
+def properties(
+    origin: truenas.Origin = truenas.Origin.LOCAL, **values: str | None
+) -> dict[str, truenas.UserProperty]:
+    base: dict[str, str | None] = {
+        csi.MANAGED: "true",
+        csi.VOLUME_NAME: NAME,
+        csi.PROVISIONER_DRIVER: "freenas-api-nfs",
+        csi.INSTANCE_ID: "cluster-a",
+        csi.SUCCESS: "true",
+    }
+    names = {"managed": csi.MANAGED, "volume_name": csi.VOLUME_NAME, "instance_id": csi.INSTANCE_ID}
+    names |= {"driver": csi.PROVISIONER_DRIVER, "source_id": csi.SOURCE_ID, "ignore": "truetally:ignore"}
+    base |= {names.get(k, k): v for k, v in values.items()}
+    return {k: truenas.UserProperty(v, origin) for k, v in base.items() if v is not None}
+
+
+def a_dataset(path: str = PATH, **changes: Any) -> truenas.Dataset:
+    dataset = truenas.Dataset(
+        path=path,
+        pool=path.partition("/")[0],
+        kind="FILESYSTEM",
+        created_at=OLD,
+        used_bytes=1 << 30,
+        mountpoint=f"/mnt/{path}",
+        locked=False,
+        readonly=False,
+        user_properties=properties(volume_name=path.rpartition("/")[2]),
+    )
+    return msgspec.structs.replace(dataset, **changes)
+
+
+def a_volume(name: str = NAME, **changes: Any) -> k8s.PersistentVolume:
+    volume = k8s.PersistentVolume(
+        name=name,
+        uid=f"uid-of-{name}",
+        created_at=OLD,
+        phase="Bound",
+        reclaim_policy="Delete",
+        storage_class="nfs",
+        capacity_bytes=1 << 30,
+        claim=k8s.ClaimRef("default", "data", UID),
+        csi=a_csi_source(name),
+        annotations={"pv.kubernetes.io/provisioned-by": DRIVER},
+    )
+    return msgspec.structs.replace(volume, **changes)
+
+
+def a_csi_source(handle: str = NAME, driver: str = DRIVER, **attributes: str) -> k8s.CsiSource:
+    base = {
+        "node_attach_driver": "nfs",
+        "provisioner_driver": "freenas-api-nfs",
+        "provisioner_driver_instance_id": "cluster-a",
+        "server": "10.0.0.10",
+        "share": f"/mnt/{PARENT}/{handle}",
+    }
+    return k8s.CsiSource(driver, handle, "nfs", {k: v for k, v in (base | attributes).items() if v})
+
+
+def a_claim(name: str = "data", uid: str = UID, **changes: Any) -> k8s.PersistentVolumeClaim:
+    claim = k8s.PersistentVolumeClaim(
+        namespace="default",
+        name=name,
+        uid=uid,
+        created_at=OLD,
+        phase="Bound",
+        storage_class="nfs",
+        volume_name=NAME,
+        requested_bytes=1 << 30,
+    )
+    return msgspec.structs.replace(claim, **changes)
+
+
+def a_content(**changes: Any) -> k8s.VolumeSnapshotContent:
+    content = k8s.VolumeSnapshotContent(
+        name=f"snapcontent-{SNAPSHOT_UID}",
+        uid="uid-of-content",
+        created_at=OLD,
+        driver=DRIVER,
+        source_volume_handle=NAME,
+        snapshot_handle=f"{NAME}@snapshot-{SNAPSHOT_UID}",
+        snapshot_namespace="default",
+        snapshot_name="snap",
+        snapshot_uid=SNAPSHOT_UID,
+        ready=True,
+    )
+    return msgspec.structs.replace(content, **changes)
+
+
+SNAPSHOT_UID = "7c1d2e3f-0000-4000-8000-00000000000a"
+
+
+def a_snapshot(
+    name: str = f"snapshot-{SNAPSHOT_UID}", dataset: str = PATH, **changes: Any
+) -> truenas.Snapshot:
+    return msgspec.structs.replace(truenas.Snapshot(dataset, name, created_at=OLD), **changes)
+
+
+def a_pool(**changes: Any) -> truenas.Pool:
+    return msgspec.structs.replace(truenas.Pool("tank", "ONLINE", True), **changes)
+
+
+def a_share(path: str = PATH, id: int = 1) -> truenas.NfsShare:  # noqa: A002
+    return truenas.NfsShare(id, f"/mnt/{path}")
+
+
+def an_attachment(**changes: Any) -> k8s.VolumeAttachment:
+    attachment = k8s.VolumeAttachment("csi-1", OLD, DRIVER, "node1", NAME, attached=True)
+    return msgspec.structs.replace(attachment, **changes)
+
+
+_KINDS: Mapping[type, Kind] = {
+    k8s.PersistentVolume: Kind.PERSISTENT_VOLUME,
+    k8s.PersistentVolumeClaim: Kind.PERSISTENT_VOLUME_CLAIM,
+    k8s.StorageClass: Kind.STORAGE_CLASS,
+    k8s.VolumeAttachment: Kind.VOLUME_ATTACHMENT,
+    k8s.Node: Kind.NODE,
+    k8s.Pod: Kind.POD,
+    k8s.Event: Kind.EVENT,
+    k8s.VolumeSnapshot: Kind.VOLUME_SNAPSHOT,
+    k8s.VolumeSnapshotContent: Kind.VOLUME_SNAPSHOT_CONTENT,
+    truenas.Pool: Kind.POOL,
+    truenas.Dataset: Kind.DATASET,
+    truenas.Snapshot: Kind.SNAPSHOT,
+    truenas.NfsShare: Kind.NFS_SHARE,
+    truenas.SmbShare: Kind.SMB_SHARE,
+    truenas.IscsiTarget: Kind.ISCSI_TARGET,
+    truenas.IscsiExtent: Kind.ISCSI_EXTENT,
+    truenas.IscsiTargetExtent: Kind.ISCSI_TARGET_EXTENT,
+    truenas.IscsiSession: Kind.ISCSI_SESSION,
+    truenas.System: Kind.SYSTEM,
+}
+
+
+def ref_of(value: Value, source: str | None = None) -> Ref:
+    kind = _KINDS[type(value)]
+    source = source or (CLUSTER if kind in KUBERNETES_KINDS else NAS)
+    match value:
+        case truenas.Dataset() | truenas.Snapshot():
+            name = value.path
+        case truenas.IscsiSession():
+            name = f"{value.initiator}>{value.target}"
+        case truenas.System():
+            name = source
+        case truenas.Pool():
+            name = value.name
+        case _ if hasattr(value, "namespace"):
+            name = f"{value.namespace}/{value.name}"  # type: ignore[union-attr]
+        case _ if kind in TRUENAS_KINDS:
+            name = str(value.id)  # type: ignore[union-attr]
+        case _:
+            name = value.name  # type: ignore[union-attr]
+    return Ref(source, kind, name)
+
+
+def seen(value: Value, asked_at: float = 1.0, source: str | None = None) -> Seen:
+    return Seen(ref_of(value, source), value, asked_at)
+
+
+def world(
+    *values: Value | Seen,
+    config: Settings | None = None,
+    incomplete: Iterable[tuple[str, Kind]] = (),
+    now: datetime = NOW,
+    ticks: float = 100.0,
+) -> World:
+    """A world in which these objects have been seen, and all kinds listed in full but the named ones."""
+    config = config or settings()
+    graph = Graph(marker_properties=[d.marker_property for d in config.drivers if d.marker_property])
+    changes = Changes()
+    for value in values:
+        graph.apply(value if isinstance(value, Seen) else seen(value), changes)
+    missing = set(incomplete)
+    sources = [(c.name, KUBERNETES_KINDS) for c in config.clusters] + [
+        (n.name, TRUENAS_KINDS) for n in config.nas
+    ]
+    for source, kinds in sources:
+        for kind in kinds:
+            if (source, kind) not in missing:
+                names = frozenset(graph.nodes(source, kind))
+                graph.apply(Listed(source, kind, names, 1.0), changes)
+    return World(graph, config, now, ticks)
+
+
+def judge(rule: str, subject: Ref, in_world: World) -> Judgement | None:
+    """What a rule says; None if it cannot be run."""
+    declared = catalogue.BY_ID[rule]
+    return None if gaps(declared, subject, in_world) else declared.judge(subject, in_world)
+
+
+def accused(rule: str, in_world: World) -> list[str]:
+    """The names of the subjects that a rule finds something on."""
+    subjects = in_world.graph.refs(catalogue.BY_ID[rule].subject)
+    return sorted(ref.name for ref in subjects if isinstance(judge(rule, ref, in_world), Evidence))
