@@ -14,6 +14,8 @@ TruetallyError
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class TruetallyError(Exception):
     """Base of all expected failures; its text tells the operator what is wrong and what to do."""
@@ -21,6 +23,10 @@ class TruetallyError(Exception):
 
 class ConfigurationInvalid(TruetallyError):
     """The configuration has mistakes; each stands on a line of its own, as `file:line: key: what`."""
+
+    def __init__(self, message: str, mistakes: Sequence[object] = ()) -> None:
+        super().__init__(message)
+        self.mistakes = tuple(mistakes)
 
 
 class SourceUnavailable(TruetallyError):
@@ -74,4 +80,8 @@ class DaemonNotRunning(TruetallyError):
 
 
 class NotFound(TruetallyError):
-    """What was asked for does not exist."""
+    """What was asked for does not exist; `nearest` are names that were probably meant."""
+
+    def __init__(self, message: str, nearest: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.nearest = tuple(nearest)

@@ -1,160 +1,407 @@
-"""The settings: one YAML file, overridden by environment variables, checked before anything starts."""
+"""The settings: what an operator may say, with the meaning and the default of each.
+
+They come from one YAML file, overridden by environment variables, and are
+checked as a whole before anything starts (`truetally.configuration`).
+"""
 
 from __future__ import annotations
 
 import re
 from datetime import date, timedelta
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    WithJsonSchema,
+    model_validator,
+)
 
 from truetally.model.findings import Severity
 
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_DURATION = r"^(\d+(\.\d+)?(ms|s|m|h|d|w))+$"
 
 
 def _duration(value: Any) -> Any:
     """`90s`, `10m`, `1h30m`, `2d`; a bare number is refused, because nobody knows its unit."""
-    if not isinstance(value, str):
+    if isinstance(value, timedelta):
         return value
-    text = value.strip()
-    if not re.fullmatch(r"(\d+(\.\d+)?(ms|s|m|h|d|w))+", text):
-        raise ValueError("a duration is written like 90s, 10m, 1h30m or 2d")
-    return timedelta(
-        seconds=sum(float(n) * _UNITS[u] for n, _, u in re.findall(r"(\d+(\.\d+)?)(ms|[smhdw])", text))
-    )
+    text = str(value).strip()
+    if not re.fullmatch(_DURATION, text):
+        raise ValueError("a duration is written with its unit, like 90s, 10m, 1h30m or 2d")
+    parts = re.findall(r"(\d+(?:\.\d+)?)(ms|[smhdw])", text)
+    try:
+        return timedelta(seconds=sum(float(number) * _UNITS[unit] for number, unit in parts))
+    except OverflowError:
+        raise ValueError("a duration of more than a thousand million days") from None
 
 
-Duration = Annotated[timedelta, BeforeValidator(_duration)]
+def written(duration: timedelta) -> str:
+    """A duration as the config file has it: the inverse of reading it."""
+    if duration % timedelta(seconds=1):
+        return f"{duration // timedelta(milliseconds=1)}ms"
+    seconds = duration // timedelta(seconds=1)
+    for unit in ("w", "d", "h", "m"):
+        if seconds and seconds % _UNITS[unit] == 0:
+            return f"{int(seconds // _UNITS[unit])}{unit}"
+    return f"{seconds}s"
+
+
+def _passing(duration: timedelta) -> timedelta:
+    if not duration:
+        raise ValueError("has to be longer than zero")
+    return duration
+
+
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(_duration),
+    WithJsonSchema({"type": "string", "pattern": _DURATION, "examples": ["90s", "10m", "1h30m", "2d"]}),
+]
+Interval = Annotated[Duration, AfterValidator(_passing)]
+
+
+def anchored(path: Path, directory: Path) -> Path:
+    """The path as it is meant: `~` is the home, a relative one starts at the config file's folder."""
+    try:
+        return directory / path.expanduser()
+    except RuntimeError:
+        raise ValueError(f"{path} begins with the home of a user who has none here") from None
+
+
+def _meant(path: Path, info: ValidationInfo) -> Path:
+    if "\0" in str(path):
+        raise ValueError("holds a NUL character")
+    # Only the loader knows where the config file stands; elsewhere a path is taken as it is.
+    directory = (info.context or {}).get("directory")
+    return anchored(path, directory) if directory is not None else path
+
+
+def _existing(path: Path, info: ValidationInfo) -> Path:
+    if (info.context or {}).get("directory") is None:
+        return path
+    try:
+        exists, is_directory = path.exists(), path.is_dir()
+    except OSError:
+        # Whoever checks a configuration need not be who will run with it.
+        return path
+    if not exists:
+        raise ValueError(f"{path} does not exist")
+    if is_directory:
+        raise ValueError(f"{path} is a directory, not a file")
+    return path
+
+
+AnyPath = Annotated[Path, AfterValidator(_meant)]
+ExistingFile = Annotated[AnyPath, AfterValidator(_existing)]
+Name = Annotated[str, Field(min_length=1)]
+
+
+def _variable_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+        # It may be the secret itself that stands here by mistake, so it is not repeated.
+        raise ValueError("has to be the name of an environment variable: letters, digits and _")
+    return name
+
+
+VariableName = Annotated[Name, AfterValidator(_variable_name)]
+
+
+def _address(text: str) -> str:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise ValueError("has to be host:port, like 127.0.0.1:8080")
+    return text
+
+
+Address = Annotated[str, AfterValidator(_address)]
+
+
+def _dataset(path: str) -> str:
+    if path.startswith("/mnt/") or path == "/mnt":
+        raise ValueError("is the name of a dataset, not where it is mounted: leave out /mnt/")
+    if path.startswith("/") or path.endswith("/") or "//" in path:
+        raise ValueError("is the name of a dataset, like tank/k8s/volumes: no slash before, after or doubled")
+    if "@" in path:
+        raise ValueError("is the name of a dataset, not of a snapshot: leave out what follows the @")
+    return path
+
+
+Dataset = Annotated[Name, AfterValidator(_dataset)]
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _nas_url(text: str) -> str:
+    url = text if "://" in text else f"wss://{text}"
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        raise ValueError(f"is no URL ({error}); write it like wss://nas1.example.com") from None
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("holds credentials; write only the host here, and the key under api_key")
+    if not host or parts.scheme not in {"ws", "wss", "http", "https"}:
+        raise ValueError("is no address of a NAS; write it like wss://nas1.example.com")
+    if parts.scheme in {"ws", "http"} and not _loopback(host):
+        raise ValueError(
+            f"{parts.scheme}:// is not encrypted, and TrueNAS revokes for good an API key that arrives so; "
+            "write wss://"
+        )
+    return url
+
+
+NasUrl = Annotated[str, AfterValidator(_nas_url)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, hide_input_in_errors=True
+    )
 
 
 class SecretReference(_Section):
-    """Where a secret stands: exactly one of `file`, `env` or `credential` (systemd `LoadCredential=`)."""
+    """Where a secret stands: exactly one of `file`, `env` or `credential`."""
 
-    file: Path | None = None
-    env: str | None = None
-    credential: str | None = None
-    value: str | None = Field(default=None, repr=False, description="inline; works, and is warned about")
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1, "maxProperties": 1})
+
+    file: AnyPath | None = None
+    """A file that holds the secret and nothing else; the newline at its end does not count."""
+    env: VariableName | None = None
+    """The name of an environment variable that holds the secret."""
+    credential: Name | None = None
+    """The name of a systemd credential (`LoadCredential=` in the unit)."""
+    value: Name | None = Field(default=None, repr=False)
+    """The secret itself; it works, and is warned about."""
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"says {' and '.join(given)}, and a secret stands in one place only: keep one")
+        if not given:
+            raise ValueError("says nothing of where the secret stands: give one of file, env or credential")
+        return self
 
 
 class ClusterSettings(_Section):
     """One Kubernetes or OpenShift cluster."""
 
-    name: str
-    kubeconfig: Path | None = None
-    context: str | None = None
+    name: Name
+    """What this cluster is called in findings and messages; unique among clusters and NAS."""
+    kubeconfig: ExistingFile | None = None
+    """How to reach it: a kubeconfig file; exec plugins and token files in it work."""
+    context: Name | None = None
+    """Which context of the kubeconfig; without it, its current-context."""
     in_cluster: bool = False
+    """Instead of a kubeconfig: truetally runs in this cluster and uses its own ServiceAccount."""
+
+    @model_validator(mode="after")
+    def _one_way_in(self) -> Self:
+        if self.kubeconfig and self.in_cluster:
+            raise ValueError("has kubeconfig and in_cluster, and there is one way in only: keep one")
+        if not self.kubeconfig and not self.in_cluster:
+            raise ValueError("has no way in: give kubeconfig, or in_cluster: true")
+        if self.context and self.in_cluster:
+            raise ValueError("context chooses within a kubeconfig; with in_cluster there is none")
+        return self
 
 
 class NasSettings(_Section):
     """One TrueNAS."""
 
-    name: str
-    url: str
-    username: str
+    name: Name
+    """What this NAS is called in findings and messages; unique among clusters and NAS."""
+    url: NasUrl
+    """Where it answers, like wss://nas1.example.com; unencrypted only on loopback."""
+    username: Name
+    """The user that the API key belongs to (TrueNAS 25.04 and later bind each key to one)."""
     api_key: SecretReference
-    ca_file: Path | None = None
-    client_certificate: Path | None = None
-    client_key: Path | None = None
-    addresses: tuple[str, ...] = ()
-    reconcile_every: Duration = timedelta(seconds=60)
-    snapshots_every: Duration = timedelta(minutes=10)
-    call_timeout: Duration = timedelta(seconds=60)
+    """Where its API key stands."""
+    ca_file: ExistingFile | None = None
+    """The authority that signed its certificate, if the system does not trust it (PEM)."""
+    client_certificate: ExistingFile | None = None
+    """A certificate to show, where a proxy before the NAS asks for one (PEM)."""
+    client_key: ExistingFile | None = None
+    """The key of `client_certificate` (PEM)."""
+    addresses: tuple[Name, ...] = ()
+    """Further host names and addresses that volumes mount from: storage networks, aliases, floating ones."""
+    reconcile_every: Interval = timedelta(seconds=60)
+    """How often everything but snapshots is read again, whatever the events said."""
+    snapshots_every: Interval = timedelta(minutes=10)
+    """How often all snapshots are read again; with many thousands this is the costly one."""
+    call_timeout: Interval = timedelta(seconds=60)
+    """How long one call may take."""
+
+    @model_validator(mode="after")
+    def _certificate_with_key(self) -> Self:
+        if self.client_key and not self.client_certificate:
+            raise ValueError("client_key is of no use without client_certificate")
+        return self
 
 
 class DriverSettings(_Section):
     """One democratic-csi deployment: what truetally cannot see without its secret."""
 
-    driver: str
-    cluster: str
-    nas: str
-    parent: str
-    snapshots_parent: str | None = None
-    instance_id: str | None = None
-    marker_property: str | None = None
-    marker_value: str | None = None
+    driver: Name
+    """`csiDriver.name` of the deployment: the provisioner of its StorageClasses."""
+    cluster: Name
+    """The name of the cluster it runs in, as under `clusters`."""
+    nas: Name
+    """The name of the NAS it provisions on, as under `nas`."""
+    parent: Dataset
+    """`zfs.datasetParentName`: the dataset directly under which its volumes are."""
+    snapshots_parent: Dataset | None = None
+    """`zfs.detachedSnapshotsDatasetParentName`, if it makes detached snapshots."""
+    instance_id: Name | None = None
+    """`instance_id` of the deployment, if it has one."""
+    marker_property: Name | None = None
+    """A ZFS user property that `zfs.datasetProperties` sets on its volumes, to tell clusters apart."""
+    marker_value: Name | None = None
+    """What `marker_property` holds on volumes of this deployment."""
     retains_deleted: bool = False
+    """True if its datasets are meant to outlive their volumes; they are then reported as retained."""
+
+    @model_validator(mode="after")
+    def _parents_apart(self) -> Self:
+        if self.snapshots_parent is None:
+            return self
+        volumes, snapshots = f"{self.parent}/", f"{self.snapshots_parent}/"
+        if volumes.startswith(snapshots) or snapshots.startswith(volumes):
+            raise ValueError(
+                f"parent {self.parent} and snapshots_parent {self.snapshots_parent} are within each other; "
+                "democratic-csi needs them side by side, like tank/k8s/volumes and tank/k8s/snapshots"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _marker_complete(self) -> Self:
+        if (self.marker_property is None) != (self.marker_value is None):
+            raise ValueError("marker_property and marker_value go together: give both or neither")
+        return self
 
 
 class RuleSettings(_Section):
     """Thresholds of the rules."""
 
     grace: Duration = timedelta(hours=1)
+    """How old a dataset, share or volume must be before it can be called orphaned."""
     claim_pending_after: Duration = timedelta(minutes=10)
+    """How long a claim may be Pending, except while it waits for its first consumer."""
     released_after: Duration = timedelta(minutes=30)
+    """How long a volume may be Released or Failed."""
     attachment_stale_after: Duration = timedelta(minutes=10)
+    """How long an attachment may outlive the pods and the node it was made for."""
     source_unavailable_after: Duration = timedelta(minutes=2)
-    disabled: tuple[str, ...] = ()
+    """How long a cluster or NAS may be away before that is a finding of its own."""
+    disabled: tuple[Name, ...] = ()
+    """Rules that are not run, by their id."""
     severities: dict[str, Severity] = {}
+    """Other severities than the rules' own: rule id to info, warning or critical."""
 
 
 class Exemption(_Section):
     """Findings that are not to be made, with the reason and, if it should end, the date."""
 
-    reason: str
+    reason: Name
+    """Why; it is shown wherever the exemption takes effect."""
     until: date | None = None
-    rule: str | None = None
-    source: str | None = None
-    name: str
+    """The last day it holds, like 2027-03-31; without it, for ever."""
+    rule: Name | None = None
+    """Only findings of this rule; without it, of all."""
+    source: Name | None = None
+    """Only things of this cluster or NAS; without it, of all."""
+    name: Name
+    """What is exempted: a dataset, volume or claim by its name; `*` stands for any text."""
 
 
 class HistorySettings(_Section):
     """The SQLite history."""
 
-    path: Path = Path("/var/lib/truetally/history.sqlite3")
+    path: AnyPath = Path("/var/lib/truetally/history.sqlite3")
+    """The database file, on a local disk; it is made if it does not exist."""
 
 
 class ReceiverSettings(_Section):
     """Where messages go: an Apprise URL, by reference because it holds a secret."""
 
-    name: str
+    name: Name
+    """What the routes call it."""
     url: SecretReference
-    timeout: Duration = timedelta(seconds=20)
+    """Where its Apprise URL stands, like slack://… or mailto://…"""
+    timeout: Interval = timedelta(seconds=20)
+    """How long sending one message may take."""
     resolved: bool = True
+    """Whether it is also told what has resolved."""
 
 
 class RouteSettings(_Section):
     """Which severities go to which receivers; all matching routes are taken."""
 
     severities: tuple[Severity, ...] = (Severity.WARNING, Severity.CRITICAL)
-    receivers: tuple[str, ...]
+    """The severities this route takes."""
+    receivers: tuple[Name, ...]
+    """Who is told, by the names under `receivers`."""
 
 
 class NotifySettings(_Section):
     """Who is told what."""
 
     receivers: tuple[ReceiverSettings, ...] = ()
+    """Where messages can go."""
     routes: tuple[RouteSettings, ...] = ()
+    """Which findings go where."""
 
 
 class ApiSettings(_Section):
     """The status socket, and optionally a loopback address for health probes."""
 
-    socket: Path = Path("/run/truetally/truetally.sock")
-    health_address: str | None = None
+    socket: AnyPath = Path("/run/truetally/truetally.sock")
+    """Where the command line finds the daemon (mode 0660)."""
+    health_address: Address | None = None
+    """`host:port` for /healthz and /readyz; without it, there is only the socket."""
 
 
 class LogSettings(_Section):
     """How truetally logs."""
 
     format: Literal["auto", "json", "console"] = "auto"
+    """json, console, or auto: console on a terminal and json elsewhere."""
     level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least that is logged."""
 
 
 class Settings(_Section):
     """The whole configuration."""
 
     clusters: tuple[ClusterSettings, ...] = ()
+    """The clusters to watch."""
     nas: tuple[NasSettings, ...] = ()
+    """The NAS to watch."""
     drivers: tuple[DriverSettings, ...] = ()
+    """The democratic-csi deployments that tie them together."""
     rules: RuleSettings = RuleSettings()
+    """When something is a finding."""
     exemptions: tuple[Exemption, ...] = ()
+    """What is never a finding."""
     history: HistorySettings = HistorySettings()
+    """Where findings are remembered."""
     notify: NotifySettings = NotifySettings()
+    """Who is told."""
     api: ApiSettings = ApiSettings()
+    """Where truetally answers."""
     log: LogSettings = LogSettings()
+    """How it logs."""
