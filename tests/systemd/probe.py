@@ -1,4 +1,4 @@
-"""A daemon in the place of truetally: meets all that the unit closes, and speaks to systemd as truetally does."""
+"""A daemon in the place of truetally: meets what the unit closes, and speaks to systemd as truetally does."""
 
 from __future__ import annotations
 
@@ -17,12 +17,9 @@ from truetally.clock import SystemClock
 from truetally.service import Notifier
 
 
-async def main(configuration: Path) -> int:
-    if "mistake" in configuration.read_text():
-        return 2
+async def main(key: str) -> None:
     notifier = Notifier.from_environment(os.environ)
     assert notifier.watchdog_every is not None
-    key = Path(os.environ["CREDENTIALS_DIRECTORY"], "nas1-api-key").read_text()
     apprise.Apprise("json://127.0.0.1")
     stop, reload = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -51,8 +48,9 @@ async def main(configuration: Path) -> int:
             )
         notifier.stopping("draining")
         await runner.cleanup()
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(asyncio.run(main(Path(sys.argv[1]))))
+    if "mistake" in Path(sys.argv[1]).read_text():
+        sys.exit(2)
+    asyncio.run(main(Path(os.environ["CREDENTIALS_DIRECTORY"], "nas1-api-key").read_text()))

@@ -23,6 +23,19 @@ DRIVER_ISCSI = "org.democratic-csi.iscsi"
 # external-provisioner names itself by its start in milliseconds, a random number and the driver.
 _PROVISIONER_STARTED = "1763970000000-8081"
 
+_NODE_INFO = {
+    "architecture": "amd64",
+    "bootID": "",
+    "containerRuntimeVersion": "containerd://2.1.4",
+    "kernelVersion": "6.1.0",
+    "kubeProxyVersion": "",
+    "kubeletVersion": "v1.34.4",
+    "machineID": "",
+    "operatingSystem": "linux",
+    "osImage": "Debian GNU/Linux 12 (bookworm)",
+    "systemUUID": "",
+}
+
 
 def namespace(name: str) -> Manifest:
     """A Namespace."""
@@ -37,13 +50,14 @@ def namespace(name: str) -> Manifest:
 
 def node(name: str, *, ready: bool = True, unschedulable: bool = False) -> Manifest:
     """A Node."""
-    condition = {"type": "Ready", "status": "True" if ready else "Unknown", "reason": "KubeletReady"}
+    reason = "KubeletReady" if ready else "NodeStatusUnknown"
+    condition = {"type": "Ready", "status": "True" if ready else "Unknown", "reason": reason}
     return _object(
         Kind.NODE,
         name,
         labels={"kubernetes.io/hostname": name, "kubernetes.io/os": "linux"},
         spec={"unschedulable": True} if unschedulable else {},
-        status={"conditions": [condition], "nodeInfo": {"kubeletVersion": "v1.34.4"}},
+        status={"conditions": [condition], "nodeInfo": _NODE_INFO},
     )
 
 

@@ -238,7 +238,7 @@ class LabCluster:
         return await self._serve(request, wanted)
 
     async def _serve(self, request: web.Request, wanted: Target) -> web.StreamResponse:
-        watching = request.query.get("watch", "0") in ("1", "true")
+        watching = _flag(request.query, "watch")
         verb = "get" if wanted.name else "watch" if watching else "list"
         resource = wanted.resource
         self.served[verb, resource.kind] += 1
@@ -280,7 +280,7 @@ class LabCluster:
             raise _Refused(422, "Invalid", "sendInitialEvents is not served by the lab cluster")
         since = _number(request.query, "resourceVersion")
         lasts = _number(request.query, "timeoutSeconds") or self._watch_lasts
-        bookmarks = request.query.get("allowWatchBookmarks") in ("1", "true")
+        bookmarks = _flag(request.query, "allowWatchBookmarks")
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         response.enable_chunked_encoding()
         watch = _Watch(wanted.resource, wanted.namespace)
@@ -376,6 +376,11 @@ def _number(query: Mapping[str, str], name: str) -> int:
     if not text.isdecimal():
         raise _Refused(400, "BadRequest", f"{name} is not a number: {text}")
     return int(text)
+
+
+def _flag(query: Mapping[str, str], name: str) -> bool:
+    # As Go's strconv.ParseBool: kubernetes_asyncio writes `True`.
+    return query.get(name, "") in ("1", "t", "T", "true", "True", "TRUE")
 
 
 def _forbidden(verb: str, wanted: Target) -> _Refused:
