@@ -1,0 +1,184 @@
+"""Is a volume, a claim or an attachment stuck, and what is in its way?"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from truetally.model import kubernetes as k8s
+from truetally.model import truenas
+from truetally.model.findings import Severity
+from truetally.model.refs import Kind, Ref
+from worlds import (
+    CLUSTER,
+    DRIVER,
+    NAME,
+    NOW,
+    OLD,
+    PATH,
+    UID,
+    a_claim,
+    a_csi_source,
+    a_dataset,
+    a_pool,
+    a_snapshot,
+    a_volume,
+    accused,
+    an_attachment,
+    judge,
+    world,
+)
+
+RELEASED, PENDING, STALE = "volume-released", "claim-pending", "attachment-stale"
+VOLUME = Ref(CLUSTER, Kind.PERSISTENT_VOLUME, NAME)
+CLAIM = Ref(CLUSTER, Kind.PERSISTENT_VOLUME_CLAIM, "default/data")
+
+
+# Released and Failed volumes
+
+
+def test_a_failed_volume_is_found_with_the_drivers_message():
+    failed = a_volume(phase="Failed", status_message="filesystem has dependent clones")
+    evidence = judge(RELEASED, VOLUME, world(failed))
+    assert (
+        evidence.summary
+        == f"Volume {NAME} is Failed and is not being deleted: filesystem has dependent clones"
+    )
+
+
+def test_what_blocks_the_deletion_is_named():
+    released = a_volume(phase="Released", phase_changed_at=OLD)
+    clone = a_dataset(f"{PATH}x", origin=f"{PATH}@snapshot-1")
+    evidence = judge(RELEASED, VOLUME, world(a_pool(), a_dataset(), a_snapshot("auto-1"), released, clone))
+    assert evidence.facts["blocked_by"] == (f"clone {PATH}x", f"snapshot {PATH}@auto-1")
+    assert evidence.since == OLD
+
+
+def test_a_released_volume_that_is_retained_is_only_mentioned():
+    evidence = judge(RELEASED, VOLUME, world(a_volume(phase="Released", reclaim_policy="Retain")))
+    assert evidence.severity is Severity.INFO
+
+
+@pytest.mark.parametrize(
+    "volume",
+    [
+        a_volume(),
+        a_volume(phase="Released", csi=k8s.CsiSource("ebs.csi.aws.com", "vol-1")),
+        a_volume(phase="Released", csi=None),
+        a_volume(phase="Released", annotations={"truetally.io/ignore": "true"}),
+    ],
+    ids=["bound", "of another driver", "in-tree", "exempted"],
+)
+def test_a_volume_is_left_alone_that_is(volume):
+    assert accused(RELEASED, world(volume)) == []
+
+
+# Pending claims
+
+
+def pending(**changes):
+    return a_claim(phase="Pending", volume_name="", created_at=NOW - timedelta(hours=1), **changes)
+
+
+def a_class(**changes):
+    return k8s.StorageClass("nfs", **({"provisioner": DRIVER} | changes))
+
+
+def an_event(reason, message, type_="Warning", at=NOW):
+    return k8s.Event(
+        "default", f"data.{reason}", reason, message, "PersistentVolumeClaim default/data", UID, type_, at
+    )
+
+
+def test_a_pending_claim_is_found_with_its_cause():
+    events = [
+        an_event("ProvisioningFailed", "quota exceeded"),
+        an_event("ExternalProvisioning", "waiting", "Normal"),
+    ]
+    evidence = judge(PENDING, CLAIM, world(pending(), a_class(), *events))
+    assert evidence.summary == "Claim default/data is pending: ProvisioningFailed: quota exceeded"
+    assert evidence.since == NOW - timedelta(hours=1)
+
+
+def test_the_newest_warning_is_the_cause():
+    events = [
+        an_event("ProvisioningFailed", "old", at=NOW - timedelta(hours=1)),
+        an_event("FailedBinding", "new", at=NOW),
+    ]
+    assert judge(PENDING, CLAIM, world(pending(), a_class(), *events)).facts["cause"] == "FailedBinding: new"
+
+
+def test_a_class_that_does_not_exist_is_the_cause():
+    evidence = judge(PENDING, CLAIM, world(pending()))
+    assert evidence.facts["cause"] == "StorageClass nfs does not exist"
+
+
+WAITING = {
+    "its class waits for the first consumer": (pending(), a_class(binding_mode="WaitForFirstConsumer")),
+    "another driver's class": (pending(), a_class(provisioner="ebs.csi.aws.com")),
+    "it waits for a person": (pending(storage_class=""), a_class()),
+    "it has no class": (pending(storage_class=None), a_class()),
+    "it is bound": (a_claim(), a_class()),
+    "it is being deleted": (pending(deleted_at=NOW), a_class()),
+}
+
+
+@pytest.mark.parametrize("why", WAITING)
+def test_a_claim_is_left_alone_when(why):
+    assert accused(PENDING, world(*WAITING[why])) == []
+
+
+def test_a_claim_whose_node_is_chosen_waits_for_nobody_any_more():
+    chosen = pending(annotations={"volume.kubernetes.io/selected-node": "node1"})
+    assert accused(PENDING, world(chosen, a_class(binding_mode="WaitForFirstConsumer"))) == ["default/data"]
+
+
+# Stale attachments
+
+NODE = k8s.Node("node1", "u")
+
+
+def test_an_attachment_to_a_node_that_is_gone_is_found():
+    assert accused(STALE, world(a_volume(), an_attachment())) == ["csi-1"]
+
+
+def test_an_attachment_of_a_volume_that_is_gone_is_found():
+    in_world = world(NODE, an_attachment(), a_volume("other"))
+    assert accused(STALE, in_world) == ["csi-1"]
+
+
+def test_an_attachment_whose_deletion_does_not_end_is_found_since_then():
+    evidence = judge(
+        STALE,
+        Ref(CLUSTER, Kind.VOLUME_ATTACHMENT, "csi-1"),
+        world(NODE, a_volume(), an_attachment(deleted_at=OLD)),
+    )
+    assert evidence.since == OLD
+
+
+def test_an_attachment_between_a_node_and_a_volume_that_exist_is_not():
+    assert accused(STALE, world(NODE, a_volume(), an_attachment())) == []
+
+
+def test_an_attachment_of_another_driver_is_not():
+    assert accused(STALE, world(an_attachment(attacher="ebs.csi.aws.com"))) == []
+
+
+def test_an_attachment_whose_pod_still_runs_there_is_not():
+    pod = k8s.Pod("default", "p", "u", "Running", "node1", claims=("data",))
+    assert accused(STALE, world(a_volume(), an_attachment(), pod)) == []
+
+
+def test_an_attachment_with_a_live_iscsi_session_is_not():
+    attributes = {"node_attach_driver": "iscsi", "iqn": "iqn.x:csi-x", "portal": "10.0.0.10"}
+    volume = a_volume(csi=a_csi_source(NAME, server="", share="", **attributes))
+    chain = [
+        truenas.IscsiTarget(5, "csi-x"),
+        truenas.IscsiExtent(6, "csi-x", "DISK", PATH),
+        truenas.IscsiTargetExtent(7, 5, 6, 0),
+    ]
+    session = truenas.IscsiSession("iqn.node1", "10.0.0.5", "iqn.x:csi-x")
+    without = world(a_pool(), volume, a_dataset(), an_attachment(), *chain)
+    with_session = world(a_pool(), volume, a_dataset(), an_attachment(), *chain, session)
+    assert (accused(STALE, without), accused(STALE, with_session)) == (["csi-1"], [])
