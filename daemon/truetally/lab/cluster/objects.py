@@ -266,6 +266,7 @@ def pod(
         "volumes": volumes,
         "containers": [{"name": "app", "image": "registry.example/app:1", "volumeMounts": mounts}],
         "restartPolicy": "Always",
+        "serviceAccountName": "default",
     }
     if node:
         spec["nodeName"] = node

@@ -386,8 +386,9 @@ def _flag(query: Mapping[str, str], name: str) -> bool:
 def _forbidden(verb: str, wanted: Target) -> _Refused:
     resource = wanted.resource
     scope = f'in the namespace "{wanted.namespace}"' if wanted.namespace else "at the cluster scope"
+    name = f' "{wanted.name}"' if wanted.name else ""
     message = (
-        f'{_qualified(resource)} is forbidden: User "{_USER}" cannot {verb} resource '
+        f'{_qualified(resource)}{name} is forbidden: User "{_USER}" cannot {verb} resource '
         f'"{resource.plural}" in API group "{resource.group}" {scope}'
     )
     return _Refused(403, "Forbidden", message)
