@@ -63,6 +63,19 @@ class NasReader(ClusterReader, Protocol):
         ...
 
 
+class _Pace:
+    """Gives the loop back after each slice of work."""
+
+    def __init__(self) -> None:
+        self._until = time.perf_counter() + _SLICE_SECONDS
+
+    async def breathe(self) -> None:
+        """Lets others run if this slice is used up."""
+        if time.perf_counter() > self._until:
+            await asyncio.sleep(0)
+            self._until = time.perf_counter() + _SLICE_SECONDS
+
+
 class _Confirmed(msgspec.Struct, frozen=True):
     """The sources have been read again for these suspicions; begun at that tick."""
 
@@ -165,12 +178,10 @@ class Reconciler:
         return None if self._queue.empty() else self._queue.get_nowait()
 
     async def _apply(self, batch: Sequence[Observation], changes: Changes) -> None:
-        until = time.perf_counter() + _SLICE_SECONDS
+        pace = _Pace()
         for observation in batch:
             self.graph.apply(observation, changes)
-            if time.perf_counter() > until:
-                await asyncio.sleep(0)
-                until = time.perf_counter() + _SLICE_SECONDS
+            await pace.breathe()
 
     # Judging
 
@@ -180,7 +191,7 @@ class Reconciler:
             self._review_all = False
             work = self._all_of(catalogue.RULES, world) + self._known(self.ledger.subjects())
         else:
-            work = self._of(changes.refs, world)
+            work = await self._of(changes.refs, world)
             if changes.kinds:
                 needed = {kind for _, kind in changes.kinds}
                 touched = [
@@ -201,34 +212,37 @@ class Reconciler:
                     work += [(rule.id, Ref(source, rule.subject, name)) for name in names]
         return work
 
-    def _of(self, refs: Iterable[Ref], world: World) -> list[tuple[str, Ref]]:
+    async def _of(self, refs: Iterable[Ref], world: World) -> list[tuple[str, Ref]]:
         """The subjects in the chains of what changed, for the rules that can be run."""
         sources = (*world.clusters, *world.nas_names)
         able = {(rule.id, s) for rule in catalogue.RULES for s in sources if _can_run(rule, s, world)}
         if not able:
             return []
         chains: set[Ref] = set()
+        work: list[tuple[str, Ref]] = []
+        pace = _Pace()
         for ref in refs:
             if ref not in chains:
-                chains |= self.graph.related(ref)
-        return [
-            (rule.id, ref)
-            for ref in chains
-            for rule in catalogue.rules_for(ref.kind)
-            if (rule.id, ref.source) in able
-        ]
+                related = self.graph.related(ref) - chains
+                chains |= related
+                work += [
+                    (rule.id, each)
+                    for each in related
+                    for rule in catalogue.rules_for(each.kind)
+                    if (rule.id, each.source) in able
+                ]
+            await pace.breathe()
+        return work
 
     def _known(self, subjects: Iterable[tuple[str, Ref]]) -> list[tuple[str, Ref]]:
         return [(rule, ref) for rule, ref in subjects if rule in catalogue.BY_ID]
 
     async def _judge(self, work: Iterable[tuple[str, Ref]], world: World) -> None:
         transitions: list[Transition] = []
-        until = time.perf_counter() + _SLICE_SECONDS
+        pace = _Pace()
         for rule, ref in work:
             transitions += self._judge_one(catalogue.BY_ID[rule], ref, world)
-            if time.perf_counter() > until:
-                await asyncio.sleep(0)
-                until = time.perf_counter() + _SLICE_SECONDS
+            await pace.breathe()
         await self._publish(transitions)
 
     def _judge_one(self, rule: Rule, ref: Ref, world: World) -> list[Transition]:

@@ -21,7 +21,9 @@ RULES: tuple[Rule, ...] = (
 
 BY_ID = {rule.id: rule for rule in RULES}
 
+_BY_KIND = {kind: tuple(rule for rule in RULES if rule.subject is kind) for kind in Kind}
+
 
 def rules_for(kind: Kind) -> tuple[Rule, ...]:
     """The rules that judge a kind of subject."""
-    return tuple(rule for rule in RULES if rule.subject is kind)
+    return _BY_KIND.get(kind, ())
