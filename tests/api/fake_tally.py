@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 import msgspec
+import structlog
 
 from truetally.api.server import StatusServer
 from truetally.errors import HistoryUnavailable, NotFound, TruetallyError
@@ -240,6 +241,9 @@ def answering(tally: FakeTally, path: Path) -> Iterator[None]:
     thread = threading.Thread(target=loop.run_forever, name="status server")
     thread.start()
     server = StatusServer(tally, ApiSettings(socket=path))
+    configured = structlog.get_config()
+    # Its log would stand amid what the client prints.
+    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
     try:
         asyncio.run_coroutine_threadsafe(server.start(), loop).result(10)
         yield
@@ -248,3 +252,4 @@ def answering(tally: FakeTally, path: Path) -> Iterator[None]:
         loop.call_soon_threadsafe(loop.stop)
         thread.join(10)
         loop.close()
+        structlog.configure(**configured)
