@@ -1,0 +1,181 @@
+"""The connection to one cluster: kubernetes_asyncio for who we are and how to get there, aiohttp for the bytes.
+
+kubeconfig tokens, exec plugins and certificates are read when the connection is made, so
+a refused token is answered by making it anew: a token that was rotated is then found.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import msgspec
+import structlog
+from kubernetes_asyncio import client, config
+
+from truetally.errors import AccessDenied, CredentialsRefused, SourceUnavailable, TruetallyError
+from truetally.settings import ClusterSettings
+from truetally.sources.kubernetes.decode import ApiStatus
+
+log = structlog.get_logger(__name__)
+
+# A list page of 500 pods is a few megabytes; a cluster that needs longer is as good as away.
+_PAGE_WITHIN = 60.0
+_CONNECT_WITHIN = 10.0
+_CONFIGURE_WITHIN = 60.0
+
+
+class Expired(TruetallyError):
+    """The resourceVersion or `continue` token is too old (410 Gone): the kind has to be listed again."""
+
+
+class Absent(TruetallyError):
+    """The cluster does not serve this resource (404)."""
+
+
+class ClusterClient:
+    """Requests to one cluster; every method raises the errors of `truetally.errors`."""
+
+    def __init__(self, settings: ClusterSettings) -> None:
+        self._settings = settings
+        self._api: Any = None
+        self._opening = asyncio.Lock()
+
+    async def close(self) -> None:
+        """Closes the connection; the next request makes a new one."""
+        api, self._api = self._api, None
+        if api is not None:
+            await api.close()
+
+    async def get(self, path: str, query: Mapping[str, str], grant: str = "") -> bytes:
+        """The body of one answer."""
+        timeout = aiohttp.ClientTimeout(total=_PAGE_WITHIN, sock_connect=_CONNECT_WITHIN)
+        async with self._answer(path, query, timeout, grant) as answer:
+            return await answer.read()
+
+    @asynccontextmanager
+    async def lines(
+        self, path: str, query: Mapping[str, str], silent_for: float, grant: str = ""
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """The lines of a watch; a connection that is silent for so many seconds is given up."""
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_WITHIN, sock_read=silent_for)
+        async with self._answer(path, query, timeout, grant) as answer:
+            yield _lines(answer.content)
+
+    @asynccontextmanager
+    async def _answer(
+        self, path: str, query: Mapping[str, str], timeout: aiohttp.ClientTimeout, grant: str
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        api = await self._open()
+        try:
+            headers: dict[str, str] = {"Accept": "application/json"}
+            await api.update_params_for_auth(headers, [], ["BearerToken"])
+            async with api.rest_client.pool_manager.get(
+                api.configuration.host + path,
+                params=query,
+                headers=headers,
+                timeout=timeout,
+                allow_redirects=False,
+                proxy=api.rest_client.proxy,
+                server_hostname=api.rest_client.server_hostname,
+            ) as answer:
+                if answer.status != 200:
+                    await self._refuse(answer, grant)
+                yield answer
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            # A reason that names the address helps; the query and the headers stay out of it.
+            raise SourceUnavailable(self._settings.name, _reason(error, api.configuration.host)) from error
+
+    async def _refuse(self, answer: aiohttp.ClientResponse, grant: str) -> None:
+        status = _status(await answer.content.read(65536))
+        name = self._settings.name
+        match answer.status:
+            case 401:
+                await self.close()
+                raise CredentialsRefused(
+                    name, "the API server refused our credentials (401); renew the token of the kubeconfig"
+                )
+            case 403:
+                raise AccessDenied(name, status.message or "read it", grant)
+            case 404:
+                raise Absent(f"{name}: not served")
+            case 410:
+                raise Expired(f"{name}: {status.message}")
+            case code:
+                raise SourceUnavailable(name, f"the API server answered {code} {status.reason}".rstrip())
+
+    async def _open(self) -> Any:
+        async with self._opening:
+            if self._api is None:
+                self._api = await self._configured()
+        return self._api
+
+    async def _configured(self) -> Any:
+        configuration = client.Configuration()
+        try:
+            async with asyncio.timeout(_CONFIGURE_WITHIN):
+                if self._settings.in_cluster:
+                    config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+                else:
+                    await config.load_kube_config(
+                        config_file=str(_kubeconfig(self._settings)),
+                        context=self._settings.context,
+                        client_configuration=configuration,
+                        persist_config=False,
+                    )
+            configuration.connection_pool_maxsize = (
+                0  # a watch of each kind stays open, and lists go beside them
+            )
+            return client.ApiClient(configuration)
+        except TimeoutError as error:
+            raise SourceUnavailable(self._settings.name, "the kubeconfig's plugin does not answer") from error
+        except Exception as error:  # its loaders raise whatever the file makes them stumble over
+            where = "the cluster it runs in" if self._settings.in_cluster else _kubeconfig(self._settings)
+            reason = f"cannot take credentials from {where}: {type(error).__name__}: {_first_line(error)}"
+            raise SourceUnavailable(self._settings.name, reason) from error
+
+
+async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    """Whole lines, however long: an object may be larger than any buffer."""
+    rest = b""
+    async for chunk in content.iter_any():
+        if b"\n" not in chunk:
+            rest += chunk
+            continue
+        *whole, last = chunk.split(b"\n")
+        whole[0] = rest + whole[0]
+        rest = last
+        for line in whole:
+            if line:
+                yield line
+
+
+def _kubeconfig(settings: ClusterSettings) -> Path:
+    return (settings.kubeconfig or Path("~/.kube/config")).expanduser()
+
+
+def _status(body: bytes) -> ApiStatus:
+    try:
+        return msgspec.json.decode(body, type=ApiStatus)
+    except msgspec.DecodeError:
+        return ApiStatus()
+
+
+def _reason(error: Exception, host: str) -> str:
+    match error:
+        case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientSSLError():
+            return f"the certificate of {host} is not trusted: {_first_line(error)}"
+        case aiohttp.ServerTimeoutError() | TimeoutError():
+            return f"{host} does not answer in time"
+        case aiohttp.ClientConnectorError():
+            return f"cannot connect to {host}: {error.os_error.strerror or _first_line(error)}"
+        case _:
+            return f"the connection to {host} broke: {type(error).__name__}"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [""])[0][:200]
