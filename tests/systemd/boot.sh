@@ -1,13 +1,10 @@
 #!/bin/sh
 # Boot a real systemd with the shipped unit, and see it start, reload, be restarted when it hangs, and stop.
 #
-#   tests/systemd/boot.sh [truetally|probe]
-#
-# `probe` puts tests/systemd/probe.py in the daemon's place. Runs as root, needs systemd-nspawn and uv, and
-# changes nothing on the machine: the booted system is an overlay over it. Exits with 77 if it cannot run.
+# Runs as root, needs systemd-nspawn and uv ($UV), and changes nothing on the machine: the booted system is an
+# overlay over it. Exits with 77 if it cannot run.
 set -eu
 
-daemon=${1:-truetally}
 top=$(cd "$(dirname "$0")/../.." && pwd)
 uv=${UV:-uv}
 for needed in systemd-nspawn "$uv" /usr/bin/python3; do
@@ -38,7 +35,7 @@ echo secret-of-the-nas > "$root/etc/truetally/credentials/nas1-api-key"
 chmod 0700 "$root/etc/truetally/credentials"
 cp "$top/tests/systemd/truetally.yaml" "$root/etc/truetally/truetally.yaml"
 cp "$top/tests/systemd/kubeconfig.yaml" "$root/etc/truetally/credentials/cluster1-kubeconfig"
-cp "$top/tests/systemd/boot_checks.sh" "$top/tests/systemd/probe.py" "$root/opt/"
+cp "$top/tests/systemd/boot_checks.sh" "$root/opt/"
 cat > "$root/etc/systemd/system/truetally.service.d/boot.conf" <<EOF
 [Service]
 LoadCredential=nas1-api-key:/etc/truetally/credentials/nas1-api-key
@@ -47,12 +44,6 @@ WatchdogSec=3s
 RestartSec=100ms
 Group=storage-operators
 EOF
-if [ "$daemon" = probe ]; then
-    cat >> "$root/etc/systemd/system/truetally.service.d/boot.conf" <<EOF
-ExecStart=
-ExecStart=/opt/truetally/bin/python /opt/probe.py /etc/truetally/truetally.yaml
-EOF
-fi
 cat > "$root/etc/systemd/system/boot-checks.service" <<EOF
 [Unit]
 DefaultDependencies=no

@@ -41,6 +41,14 @@ passed "its socket is there, in a directory that its group may enter"
 [ -s /var/lib/truetally/history.sqlite3 ]
 passed "its history is where only it may read"
 
+truetally=/opt/truetally/bin/truetally
+as() { setpriv --reuid "$1" --regid "$2" --clear-groups "$truetally" status > /dev/null; }
+as 0 0
+as 4243 4242
+passed "root and a member of the group may ask it"
+if as 4243 4243 2> /dev/null; then echo "a stranger may ask it"; exit 1; fi
+passed "a stranger may not"
+
 systemctl reload truetally
 wait_until "it is active after a reload" reloaded
 [ "$(property MainPID)" = "$first" ]
