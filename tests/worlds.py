@@ -219,6 +219,8 @@ def world(
     changes = Changes()
     for value in values:
         graph.apply(value if isinstance(value, Seen) else seen(value), changes)
+        if isinstance(value, truenas.Pool):
+            graph.apply(seen(a_dataset(value.name, user_properties={})), changes)
     missing = set(incomplete)
     sources = [(c.name, KUBERNETES_KINDS) for c in config.clusters] + [
         (n.name, TRUENAS_KINDS) for n in config.nas

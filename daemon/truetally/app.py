@@ -67,7 +67,8 @@ class Sources:
 
     def take(self, settings: Settings) -> list[str]:
         """Starts what is new, restarts what has changed, leaves the rest alone; returns what is gone."""
-        wanted: dict[str, ClusterSettings | NasSettings] = {s.name: s for s in (*settings.clusters, *settings.nas)}
+        wanted: dict[str, ClusterSettings | NasSettings] = {s.name: s for s in settings.clusters}
+        wanted |= {s.name: s for s in settings.nas}
         dropped = [name for name in self._running if name not in wanted]
         for name, (config, _) in list(self._running.items()):
             if wanted.get(name) != config:
@@ -107,7 +108,8 @@ class Sources:
 
     def statuses(self) -> list[SourceStatus]:
         """How each source is, in the order of the configuration."""
-        return [source.status() for source in (*self.clusters.values(), *self.nas.values())]
+        clusters = [cluster.status() for cluster in self.clusters.values()]
+        return clusters + [nas.status() for nas in self.nas.values()]
 
 
 class Daemon:

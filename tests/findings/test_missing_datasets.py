@@ -7,7 +7,9 @@ import pytest
 
 from truetally.model import kubernetes as k8s
 from truetally.model import truenas
-from truetally.model.refs import Kind
+from truetally.graph.graph import Changes
+from truetally.model.observations import Gone
+from truetally.model.refs import Kind, Ref
 from worlds import (
     CLUSTER,
     DRIVER,
@@ -105,6 +107,12 @@ def test_a_dataset_mounted_there_under_another_name_is_not_gone():
 @pytest.mark.parametrize("pool", [a_pool(status="OFFLINE"), a_pool(name="other")])
 def test_a_pool_that_is_not_there_hides_its_datasets(pool):
     assert accused(GONE, world(pool, a_volume())) == []
+
+
+def test_a_pool_that_vanished_between_two_lists_takes_nobody_with_it():
+    in_world = world(a_pool(), a_volume())
+    in_world.graph.apply(Gone(Ref(NAS, Kind.DATASET, "tank"), 2.0), Changes())
+    assert accused(GONE, in_world) == []
 
 
 @pytest.mark.parametrize(

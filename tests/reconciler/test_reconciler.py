@@ -118,7 +118,7 @@ async def running(*on_nas, in_cluster=(), restored=(), **config) -> AsyncIterato
 
     reconciler = Reconciler(settings(**config), clock, record, restored)
     cluster = Scripted(CLUSTER, KUBERNETES_KINDS, *in_cluster)
-    nas = Scripted(NAS, TRUENAS_KINDS, a_pool(), *on_nas)
+    nas = Scripted(NAS, TRUENAS_KINDS, a_pool(), a_dataset("tank", user_properties={}), *on_nas)
     for source in (cluster, nas):
         source.connect(reconciler.emit, clock, order)
     reconciler.watch({CLUSTER: cluster}, {NAS: nas})

@@ -521,9 +521,8 @@ def _missing(ref: Ref, volume: k8s.PersistentVolume, found: chains.Backing, worl
     nas = found.nas or ""
     pools = {p.partition("/")[0] for p in ([found.path] if found.path else _parents_of(volume, nas, world))}
     for pool in pools:
-        state = world.pool(nas, pool)
-        if state is None or state.status not in ("ONLINE", "DEGRADED"):
-            return Clear(f"pool {pool} is {state.status if state else 'not imported'}")
+        if not world.pool_is_there(nas, pool):
+            return Clear(f"pool {pool} is not there to be looked at")
     facts: dict[str, Fact] = {
         "nas": nas,
         "expected_at": found.path or "anywhere below " + ", ".join(_parents_of(volume, nas, world)),

@@ -87,6 +87,15 @@ class World:
         """A pool."""
         return value_of(self.graph.node(Ref(nas, Kind.POOL, name)), truenas.Pool)
 
+    def pool_is_there(self, nas: str, name: str) -> bool:
+        """Whether a pool is imported and readable, so that a dataset missing from it is missing indeed.
+
+        Its root dataset has to be in the very list that the other one is missing from: a pool that is exported
+        between two lists would otherwise take all its datasets with it.
+        """
+        pool = self.pool(nas, name)
+        return pool is not None and pool.status in ("ONLINE", "DEGRADED") and self.dataset(nas, name) is not None
+
     def use(self, nas: str, path: str) -> tuple[truenas.DatasetUse, float] | None:
         """What was last read of a dataset's use, and when that was asked."""
         node = self.graph.node(Ref(nas, Kind.DATASET_USE, path))

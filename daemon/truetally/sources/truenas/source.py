@@ -1,0 +1,346 @@
+"""One TrueNAS as a source: connect, list everything, then follow hints and read again now and then.
+
+Nothing that the NAS announces is believed; it only makes us read. Changes made over SSH are
+announced by nobody, and are found by the periodic reading. When the connection breaks, every
+kind is lost at once: a NAS that reboots must never read as five hundred orphans.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable, Mapping
+from datetime import timedelta
+
+import structlog
+
+from truetally.clock import Clock
+from truetally.errors import AccessDenied, ConfigurationInvalid, CredentialsRefused, SourceUnavailable
+from truetally.model.observations import (
+    Emit,
+    Gone,
+    Listed,
+    Lost,
+    Observation,
+    Seen,
+    SourceState,
+    SourceStatus,
+    Trouble,
+)
+from truetally.model.refs import TRUENAS_KINDS, Kind, Ref
+from truetally.model.truenas import System
+from truetally.settings import NasSettings
+from truetally.sources.truenas import inventory
+from truetally.sources.truenas.hints import COLLECTIONS, hinted
+from truetally.sources.truenas.jsonrpc import CallFailed, Change, Fault
+from truetally.sources.truenas.limiter import LastLogin, next_login_at
+from truetally.sources.truenas.session import (
+    KeyExpired,
+    Session,
+    connect,
+    find_generation,
+    http_session,
+    log_in,
+)
+
+log = structlog.get_logger(__name__)
+
+# A pool's state comes before the datasets that a pool which is away would hide.
+_ORDER = (
+    Kind.SYSTEM,
+    Kind.POOL,
+    Kind.DATASET,
+    Kind.NFS_SHARE,
+    Kind.SMB_SHARE,
+    Kind.ISCSI_TARGET,
+    Kind.ISCSI_EXTENT,
+    Kind.ISCSI_TARGET_EXTENT,
+    Kind.ISCSI_SESSION,
+    Kind.SERVICE,
+    Kind.ALERT,
+    Kind.SNAPSHOT,
+)
+_SELDOM = frozenset({Kind.SNAPSHOT, Kind.SYSTEM})
+_DEBOUNCE = timedelta(seconds=1)
+_MANY_HINTS = 200
+_RELIST_WITHIN = timedelta(seconds=180)
+_KEY_LOOKED_AT_EVERY = 30.0
+_CHUNK = 1000
+
+
+class NasSource:
+    """Watches one NAS for ever."""
+
+    def __init__(
+        self,
+        settings: NasSettings,
+        api_key: Callable[[], str],
+        emit: Emit,
+        clock: Clock,
+        debounce: timedelta = _DEBOUNCE,
+    ) -> None:
+        self._settings = settings
+        self._api_key = api_key
+        self._emit = emit
+        self._clock = clock
+        self._debounce = debounce.total_seconds()
+        self._session: Session | None = None
+        self._locks = {kind: asyncio.Lock() for kind in TRUENAS_KINDS}
+        self._listed_at = dict.fromkeys(TRUENAS_KINDS, float("-inf"))
+        self._hints: dict[tuple[Kind, str], None] = {}
+        self._hinted = asyncio.Event()
+        self._attempts: list[float] = []
+        self._failures = 0
+        self._last = LastLogin.NONE
+        self._dead_key = ""
+        self._lost: tuple[Trouble, str] | None = None
+        self._state, self._detail, self._version = SourceState.STARTING, "", ""
+        self._reconnects = 0
+        self._heard_at: float | None = None
+
+    async def run(self) -> None:
+        """Works until it is cancelled."""
+        while True:
+            try:
+                await self._connected()
+            except KeyExpired as error:
+                await self._lose(Trouble.CREDENTIALS, error.reason)
+                await self._until_other_key()
+            except CredentialsRefused as error:
+                await self._lose(Trouble.CREDENTIALS, error.reason)
+            except SourceUnavailable as error:
+                await self._lose(Trouble.UNREACHABLE, error.reason)
+            self._reconnects += 1
+
+    async def relist(self, kinds: frozenset[Kind]) -> None:
+        """Lists the kinds in full; returns when the lists have been emitted.
+
+        Raises:
+            SourceUnavailable, AccessDenied: one of them could not be listed.
+        """
+        session, asked_after = self._connected_session(), self._clock.ticks()
+        try:
+            async with asyncio.timeout(_RELIST_WITHIN.total_seconds()):
+                for kind in _ORDER:
+                    if kind in kinds:
+                        await self._list(kind, session, asked_after)
+        except TimeoutError:
+            raise SourceUnavailable(self._settings.name, "it does not answer in time") from None
+
+    async def reread(self, refs: frozenset[Ref]) -> None:
+        """Reads these objects again; returns when what was found has been emitted.
+
+        Raises:
+            SourceUnavailable, AccessDenied: one of them could not be read.
+        """
+        session = self._connected_session()
+        for ref in sorted(refs):
+            await self._emit([await self._read(ref, session)])
+
+    def status(self) -> SourceStatus:
+        """How it stands."""
+        heard = self._heard_at
+        return SourceStatus(
+            self._settings.name,
+            "nas",
+            self._state,
+            self._detail,
+            self._version,
+            max(0, self._reconnects - 1),
+            self._clock.ticks() - heard if heard is not None else None,
+        )
+
+    def _connected_session(self) -> Session:
+        if self._session is None:
+            raise SourceUnavailable(self._settings.name, self._detail or "it is not connected")
+        return self._session
+
+    # Connecting
+
+    async def _connected(self) -> None:
+        """One connection, from the first byte to its end; always raises."""
+        await self._until_login_is_due()
+        self._attempts = [*self._attempts[-19:], self._clock.ticks()]
+        self._last, self._failures = LastLogin.UNREACHED, self._failures + 1
+        async with http_session(self._settings) as http:
+            generation = await find_generation(self._settings, http)
+            socket = await connect(self._settings, http)
+            session = Session(self._settings, generation, socket, self._log_in_limited, self._hint)
+            reading = asyncio.create_task(session.run(), name=f"{self._settings.name} reading")
+            working = asyncio.create_task(self._work(session), name=f"{self._settings.name} inventory")
+            try:
+                done, _ = await asyncio.wait({reading, working}, return_when=asyncio.FIRST_COMPLETED)
+                # The inventory fails with the reading; its own reason says more.
+                for task in sorted(done, key=lambda each: each is reading):
+                    await task
+            finally:
+                self._session = None
+                for task in (reading, working):
+                    task.cancel()
+                await asyncio.gather(reading, working, return_exceptions=True)
+                await socket.close()
+
+    async def _until_login_is_due(self) -> None:
+        due = next_login_at(self._attempts, self._failures, self._last, random.random())
+        await asyncio.sleep(max(0.0, due - self._clock.ticks()))
+
+    async def _until_other_key(self) -> None:
+        """An expired key never works again, and trying it again only fills the NAS's log."""
+        while True:
+            try:
+                if self._api_key() != self._dead_key:
+                    return
+            except ConfigurationInvalid as error:
+                log.warning("API key cannot be read", source=self._settings.name, reason=str(error))
+            await asyncio.sleep(_KEY_LOOKED_AT_EVERY)
+
+    async def _log_in(self, session: Session) -> None:
+        try:
+            key = self._api_key()
+        except ConfigurationInvalid as error:
+            raise CredentialsRefused(self._settings.name, f"the API key cannot be read: {error}") from error
+        try:
+            await log_in(session, self._settings, key)
+        except KeyExpired:
+            self._dead_key = key
+            raise
+        except CredentialsRefused:
+            self._last = LastLogin.REFUSED
+            raise
+        self._last, self._failures = LastLogin.SUCCEEDED, 0
+
+    async def _log_in_limited(self, session: Session) -> None:
+        await self._until_login_is_due()
+        self._attempts = [*self._attempts[-19:], self._clock.ticks()]
+        await self._log_in(session)
+
+    async def _work(self, session: Session) -> None:
+        await self._log_in(session)
+        self._session = session
+        await self._subscribe(session)
+        for kind in _ORDER:
+            await self._list_or_deny(kind, session)
+        self._lost = None
+        self._state, self._detail = SourceState.CONNECTED, ""
+        log.info("source listed", source=self._settings.name, version=self._version)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._follow_hints(session))
+            often = [kind for kind in _ORDER if kind not in _SELDOM]
+            tasks.create_task(self._read_now_and_then(often, self._settings.reconcile_every, session))
+            seldom = [kind for kind in _ORDER if kind in _SELDOM]
+            tasks.create_task(self._read_now_and_then(seldom, self._settings.snapshots_every, session))
+
+    async def _subscribe(self, session: Session) -> None:
+        for collection, kind in COLLECTIONS.items():
+            if kind is Kind.SNAPSHOT and collection != session.generation.snapshots:
+                continue
+            try:
+                await session.call("core.subscribe", collection)
+            except CallFailed as error:
+                if error.fault is not Fault.NOT_PERMITTED:
+                    raise SourceUnavailable(
+                        self._settings.name, f"cannot subscribe: {error.reason}"
+                    ) from error
+                log.info("collection not subscribed", source=self._settings.name, collection=collection)
+
+    async def _lose(self, trouble: Trouble, reason: str) -> None:
+        self._state = SourceState.REFUSED if trouble is Trouble.CREDENTIALS else SourceState.UNREACHABLE
+        self._detail = reason
+        if self._lost == (trouble, reason):
+            return
+        self._lost = (trouble, reason)
+        log.warning("source lost", source=self._settings.name, reason=reason)
+        now = self._clock.ticks()
+        await self._emit([Lost(self._settings.name, kind, trouble, reason, now) for kind in _ORDER])
+
+    # Reading
+
+    async def _read_now_and_then(self, kinds: list[Kind], every: timedelta, session: Session) -> None:
+        while True:
+            await asyncio.sleep(every.total_seconds() * random.uniform(0.9, 1.0))
+            for kind in kinds:
+                await self._list_or_deny(kind, session)
+
+    async def _list_or_deny(self, kind: Kind, session: Session) -> None:
+        try:
+            await self._list(kind, session, self._clock.ticks())
+        except AccessDenied as error:
+            reason = f"not permitted to {error.what}; {error.grant}"
+            now = self._clock.ticks()
+            await self._emit([Lost(self._settings.name, kind, Trouble.DENIED, reason, now)])
+
+    async def _list(self, kind: Kind, session: Session, asked_after: float) -> None:
+        async with self._locks[kind]:
+            if self._listed_at[kind] >= asked_after:
+                return
+            asked_at = self._clock.ticks()
+            names: set[str] = set()
+            async for page in self._pages(kind, session):
+                for at in range(0, len(page), _CHUNK):
+                    chunk = page[at : at + _CHUNK]
+                    names.update(name for name, _ in chunk)
+                    await self._emit([Seen(self._ref(kind, name), value, asked_at) for name, value in chunk])
+                    await asyncio.sleep(0)
+                    self._note_system(chunk)
+            self._heard_at = self._clock.ticks()
+            self._listed_at[kind] = asked_at
+            await self._emit([Listed(self._settings.name, kind, frozenset(names), asked_at)])
+
+    def _pages(self, kind: Kind, session: Session) -> AsyncIterator[inventory.Page]:
+        if kind is Kind.ALERT:
+            return inventory.alerts(session)
+        return inventory.listing(kind, session, self._settings.name)
+
+    def _note_system(self, chunk: inventory.Page) -> None:
+        for _, value in chunk:
+            if isinstance(value, System):
+                self._version = value.version
+
+    async def _read(self, ref: Ref, session: Session) -> Observation:
+        asked_at = self._clock.ticks()
+        try:
+            value = await inventory.read(ref.kind, ref.name, session, self._settings.name)
+        except CallFailed as error:
+            raise SourceUnavailable(self._settings.name, error.reason) from error
+        self._heard_at = self._clock.ticks()
+        return Gone(ref, asked_at) if value is None else Seen(ref, value, asked_at)
+
+    def _ref(self, kind: Kind, name: str) -> Ref:
+        return Ref(self._settings.name, kind, name)
+
+    # Hints
+
+    def _hint(self, change: Change) -> None:
+        if (what := hinted(change)) is not None:
+            self._hints[what] = None
+            self._hinted.set()
+
+    async def _follow_hints(self, session: Session) -> None:
+        """Waits a little, because one change is announced several times, then reads what was hinted at."""
+        while True:
+            await self._hinted.wait()
+            await asyncio.sleep(self._debounce)
+            self._hinted.clear()
+            hints, self._hints = self._hints, {}
+            for kind, name in _economical(hints):
+                if not name:
+                    await self._list_or_deny(kind, session)
+                    continue
+                try:
+                    await self._emit([await self._read(self._ref(kind, name), session)])
+                except AccessDenied:
+                    log.debug("hint not followed", source=self._settings.name, kind=kind.value)
+
+
+def _economical(hints: Mapping[tuple[Kind, str], None]) -> list[tuple[Kind, str]]:
+    """One object each, or the whole kind where that is cheaper."""
+    by_kind: dict[Kind, list[str]] = {}
+    for kind, name in hints:
+        by_kind.setdefault(kind, []).append(name)
+    found: list[tuple[Kind, str]] = []
+    for kind, names in by_kind.items():
+        if "" in names or len(names) > _MANY_HINTS:
+            found.append((kind, ""))
+        else:
+            found += [(kind, name) for name in names]
+    return found
