@@ -31,12 +31,11 @@ from truetally.graph.world import World
 from truetally.model.findings import Finding, State, Transition
 from truetally.model.observations import Observation
 from truetally.model.refs import KUBERNETES_KINDS, Kind, Ref
+from truetally.pace import Pace
 from truetally.settings import Settings
 
 log = structlog.get_logger(__name__)
 
-# How long the loop may be kept before others get their turn.
-_SLICE_SECONDS = 0.02
 # How long observations are gathered before what they changed is judged.
 _DRAIN_SECONDS = 0.1
 _QUEUE_BATCHES = 256
@@ -61,19 +60,6 @@ class NasReader(ClusterReader, Protocol):
     async def reread(self, refs: frozenset[Ref]) -> None:
         """Reads these objects again; returns when what was found has been emitted."""
         ...
-
-
-class _Pace:
-    """Gives the loop back after each slice of work."""
-
-    def __init__(self) -> None:
-        self._until = time.perf_counter() + _SLICE_SECONDS
-
-    async def breathe(self) -> None:
-        """Lets others run if this slice is used up."""
-        if time.perf_counter() > self._until:
-            await asyncio.sleep(0)
-            self._until = time.perf_counter() + _SLICE_SECONDS
 
 
 class _Confirmed(msgspec.Struct, frozen=True):
@@ -178,7 +164,7 @@ class Reconciler:
         return None if self._queue.empty() else self._queue.get_nowait()
 
     async def _apply(self, batch: Sequence[Observation], changes: Changes) -> None:
-        pace = _Pace()
+        pace = Pace()
         for observation in batch:
             self.graph.apply(observation, changes)
             await pace.breathe()
@@ -220,7 +206,7 @@ class Reconciler:
             return []
         chains: set[Ref] = set()
         work: list[tuple[str, Ref]] = []
-        pace = _Pace()
+        pace = Pace()
         for ref in refs:
             if ref not in chains:
                 related = self.graph.related(ref) - chains
@@ -239,7 +225,7 @@ class Reconciler:
 
     async def _judge(self, work: Iterable[tuple[str, Ref]], world: World) -> None:
         transitions: list[Transition] = []
-        pace = _Pace()
+        pace = Pace()
         for rule, ref in work:
             transitions += self._judge_one(catalogue.BY_ID[rule], ref, world)
             await pace.breathe()

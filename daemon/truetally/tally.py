@@ -11,6 +11,7 @@ import difflib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
+from itertools import chain
 from pathlib import Path
 
 from truetally import __version__
@@ -38,7 +39,10 @@ from truetally.model.answers import (
 from truetally.model.findings import Finding, Severity, State, Transition
 from truetally.model.observations import SourceState, SourceStatus
 from truetally.model.refs import KUBERNETES_KINDS, TRUENAS_KINDS, Kind, Ref
+from truetally.pace import Pace
 from truetally.reconciler import Reconciler
+
+_RESOLVED_SHOWN = 1000
 
 _MARKS = {True: "✓", False: "✗", None: "?"}
 
@@ -151,7 +155,7 @@ class Tally:
 
     # Findings
 
-    def findings(
+    async def findings(
         self,
         *,
         state: frozenset[State] | None,
@@ -159,10 +163,16 @@ class Tally:
         severity: Severity | None,
         source: str | None,
     ) -> Sequence[Finding]:
-        """The unresolved findings that match everything given, the gravest and oldest first."""
+        """The findings that match everything given, the gravest and oldest first.
+
+        Of the resolved ones, the thousand that changed last.
+        """
+        known = self._reconciler.ledger.findings()
+        if state is None or State.RESOLVED in state:
+            known += await self._history.recent_findings(State.RESOLVED, _RESOLVED_SHOWN)
         found = [
             f
-            for f in self._reconciler.ledger.findings()
+            for f in known
             if (state is None or f.state in state)
             and rule in (None, f.rule)
             and severity in (None, f.severity)
@@ -171,12 +181,17 @@ class Tally:
         order = list(Severity)
         return sorted(found, key=lambda f: (-order.index(f.severity), f.since, f.fingerprint))
 
-    def finding(self, fingerprint: str) -> Finding:
-        """The unresolved finding whose fingerprint begins so.
+    async def finding(self, fingerprint: str) -> Finding:
+        """The finding whose fingerprint begins so; a resolved one by its whole fingerprint."""
+        try:
+            return self._unresolved(fingerprint)
+        except NotFound:
+            resolved = await self._history.finding(fingerprint)
+            if resolved is None:
+                raise
+            return resolved
 
-        Raises:
-            NotFound: none does, or several do.
-        """
+    def _unresolved(self, fingerprint: str) -> Finding:
         found = [f for f in self._reconciler.ledger.findings() if f.fingerprint.startswith(fingerprint)]
         if len(found) == 1:
             return found[0]
@@ -186,12 +201,12 @@ class Tally:
 
     async def acknowledge(self, fingerprint: str, by: str, reason: str) -> Finding:
         """Notes that somebody has seen the finding."""
-        return await self._reconciler.acknowledge(self.finding(fingerprint).fingerprint, by, reason)
+        return await self._reconciler.acknowledge(self._unresolved(fingerprint).fingerprint, by, reason)
 
     async def transitions(self, fingerprint: str) -> Sequence[Transition]:
         """What has become of the finding, oldest first; also of resolved ones."""
         with contextlib.suppress(NotFound):
-            fingerprint = self.finding(fingerprint).fingerprint
+            fingerprint = self._unresolved(fingerprint).fingerprint
         found = await self._history.transitions(fingerprint)
         if not found:
             raise NotFound(f"the history knows no finding {fingerprint}")
@@ -214,14 +229,16 @@ class Tally:
 
     # Volumes
 
-    def volumes(
+    async def volumes(
         self, *, source: str | None, namespace: str | None, state: str | None
     ) -> Sequence[VolumeAnswer]:
         """Every PersistentVolume, and every dataset of democratic-csi that no PersistentVolume uses."""
         world = self._reconciler.world()
         by_subject = Counter(f.subject for f in self._reconciler.ledger.findings() if f.state is State.OPEN)
         found = []
-        for answer in (*self._bound(world, by_subject), *self._unbound(world, by_subject)):
+        pace = Pace()
+        for answer in chain(self._bound(world, by_subject), self._unbound(world, by_subject)):
+            await pace.breathe()
             if source not in (None, answer.cluster, answer.nas) or namespace not in (None, answer.namespace):
                 continue
             if state is None or answer.state.lower() == state.lower():
@@ -292,7 +309,7 @@ class Tally:
         world = self._reconciler.world()
         subjects = sorted(self._named(kind, name, source, world))
         if not subjects:
-            raise NotFound(self._not_found(kind, name, source, world))
+            raise self._not_found(kind, name, source, world)
         return [self._explanation(subject, world) for subject in subjects]
 
     def _named(self, kind: str, name: str, source: str | None, world: World) -> Iterator[Ref]:
@@ -301,7 +318,7 @@ class Tally:
                 if source in (None, ref.source) and name in _names(ref, world):
                     yield ref
 
-    def _not_found(self, kind: str, name: str, source: str | None, world: World) -> str:
+    def _not_found(self, kind: str, name: str, source: str | None, world: World) -> NotFound:
         names = sorted(
             {
                 ref.name
@@ -313,8 +330,7 @@ class Tally:
         near = difflib.get_close_matches(name, names, 3, 0.5)
         near = near or [n for n in names if name in n][:3]
         ready, detail = self.ready()
-        hint = f"; did you mean {', '.join(near)}?" if near else ""
-        return f"no {kind} {name}{hint}" + ("" if ready else f" ({detail})")
+        return NotFound(f"no {kind} is called {name}" + ("" if ready else f" ({detail})"), near)
 
     def _explanation(self, subject: Ref, world: World) -> Explanation:
         findings = [f for f in self._reconciler.ledger.findings() if f.subject == subject]

@@ -144,7 +144,7 @@ class FakeTally:
             raise RuntimeError("s3cret detail of the inside")
         return self.state
 
-    def findings(
+    async def findings(
         self,
         *,
         state: frozenset[State] | None,
@@ -161,7 +161,7 @@ class FakeTally:
             and source in (None, finding.subject.source)
         ]
 
-    def finding(self, fingerprint: str) -> Finding:
+    async def finding(self, fingerprint: str) -> Finding:
         for finding in self.known:
             if finding.fingerprint.startswith(fingerprint):
                 return finding
@@ -173,7 +173,7 @@ class FakeTally:
             raise NotFound(f"no {kind} is called {name}", get_close_matches(name, known))
         return [known[name]]
 
-    def volumes(
+    async def volumes(
         self, *, source: str | None, namespace: str | None, state: str | None
     ) -> Sequence[VolumeAnswer]:
         return [
@@ -205,7 +205,7 @@ class FakeTally:
 
     async def acknowledge(self, fingerprint: str, by: str, reason: str) -> Finding:
         self._need_history()
-        finding = self.finding(fingerprint)
+        finding = await self.finding(fingerprint)
         if finding.state is State.RESOLVED:
             raise TruetallyError(f"finding {fingerprint} is resolved; there is nothing to acknowledge")
         self.acknowledged.append((finding.fingerprint, by, reason))
@@ -215,7 +215,7 @@ class FakeTally:
         self._need_history()
         if self.slow:
             await asyncio.Event().wait()
-        finding = self.finding(fingerprint)
+        finding = await self.finding(fingerprint)
         return [
             Transition(
                 msgspec.structs.replace(finding, state=State.PENDING), None, NOON - timedelta(hours=3)

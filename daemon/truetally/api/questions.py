@@ -1,7 +1,7 @@
 """What the API may ask: answered from memory, except for what only the history knows.
 
-Plain methods answer from the reconciler's memory and never wait; what reads or
-writes the history is awaited, and may fail with HistoryUnavailable.
+Plain methods answer from the reconciler's memory and never wait. Awaited ones read or write
+the history, and may fail with HistoryUnavailable, or go through every volume in slices.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Tally(Protocol):
         """The daemon as a whole."""
         ...
 
-    def findings(
+    async def findings(
         self,
         *,
         state: frozenset[State] | None,
@@ -34,11 +34,12 @@ class Tally(Protocol):
         """The findings that match everything given."""
         ...
 
-    def finding(self, fingerprint: str) -> Finding:
-        """The finding whose fingerprint begins so.
+    async def finding(self, fingerprint: str) -> Finding:
+        """The finding whose fingerprint begins so; resolved ones by their whole fingerprint.
 
         Raises:
             NotFound: none does, or several do.
+            HistoryUnavailable: it is none of the unresolved ones, and the history cannot be read.
         """
         ...
 
@@ -50,7 +51,7 @@ class Tally(Protocol):
         """
         ...
 
-    def volumes(
+    async def volumes(
         self, *, source: str | None, namespace: str | None, state: str | None
     ) -> Sequence[VolumeAnswer]:
         """The volumes that match everything given."""

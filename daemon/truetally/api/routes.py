@@ -45,7 +45,7 @@ async def _findings(request: web.Request) -> web.Response:
     tally = request.app[TALLY]
     parameters.refuse_unknown(request, "state", "rule", "severity", "source")
     rule, source = parameters.text(request, "rule"), parameters.text(request, "source")
-    found = tally.findings(
+    found = await tally.findings(
         state=parameters.word_set(request, "state", State),
         rule=rule,
         severity=parameters.word(request, "severity", Severity),
@@ -61,7 +61,7 @@ async def _findings(request: web.Request) -> web.Response:
 @questions.get("/api/v1/findings/{fingerprint}")
 async def _finding(request: web.Request) -> web.Response:
     parameters.refuse_unknown(request)
-    return _answer(request.app[TALLY].finding(request.match_info["fingerprint"]))
+    return _answer(await request.app[TALLY].finding(request.match_info["fingerprint"]))
 
 
 @questions.get("/api/v1/findings/{fingerprint}/transitions")
@@ -111,7 +111,7 @@ async def _volumes(request: web.Request) -> web.Response:
     tally = request.app[TALLY]
     parameters.refuse_unknown(request, "source", "namespace", "state")
     source = parameters.text(request, "source")
-    found = tally.volumes(
+    found = await tally.volumes(
         source=source,
         namespace=parameters.text(request, "namespace"),
         state=parameters.text(request, "state"),

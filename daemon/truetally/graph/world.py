@@ -94,7 +94,9 @@ class World:
         between two lists would otherwise take all its datasets with it.
         """
         pool = self.pool(nas, name)
-        return pool is not None and pool.status in ("ONLINE", "DEGRADED") and self.dataset(nas, name) is not None
+        return (
+            pool is not None and pool.status in ("ONLINE", "DEGRADED") and self.dataset(nas, name) is not None
+        )
 
     def use(self, nas: str, path: str) -> tuple[truenas.DatasetUse, float] | None:
         """What was last read of a dataset's use, and when that was asked."""
@@ -130,7 +132,7 @@ class World:
             return Gap(f"{kind.value} at {source} cannot be read: {state.reason}")
         if state.doubted_since is not None:
             return Gap(
-                f"the list of {kind.value} at {source} has suddenly shrunk by more than half, and is doubted"
+                f"the list of {kind.value} at {source} suddenly shrank by half, and is doubted"
             )
         return Gap(f"{kind.value} at {source} has not been listed in full yet", starting=True)
 

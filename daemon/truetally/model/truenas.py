@@ -189,7 +189,7 @@ class DatasetUse(msgspec.Struct, frozen=True):
     """Who uses a dataset right now, read for a verification only.
 
     Attributes:
-        attachments: `type: name` of all that TrueNAS says is attached to the path (`pool.dataset.attachments`).
+        attachments: `type: name` of all that TrueNAS says is attached (`pool.dataset.attachments`).
         processes: names of processes that have files open below it (`pool.dataset.processes`).
         clients: NFS and SMB clients that may be using it; a client whose path TrueNAS does not tell counts.
         sessions: iSCSI initiators with a session on a target that leads to it.

@@ -63,9 +63,10 @@ async def datasets(session: Session) -> AsyncIterator[Page]:
         try:
             async for page in _resources(session):
                 yield page
-            return
         except AccessDenied:
             pass  # a role with DATASET_READ alone has the older way
+        else:
+            return
     async for page in _pool_datasets(session, [["id", "!=", ""]]):
         yield page
 
@@ -343,8 +344,8 @@ async def _processes(session: Session, path: str) -> list[str]:
 async def _clients(session: Session, path: str) -> list[str]:
     """Who may be a client of a path. Only NFS version 3 tells the export of a client.
 
-    A version 4 client counts unless all its open files lie elsewhere; without any share on the path nobody can
-    be a client of it.
+    A version 4 client counts unless all its open files lie elsewhere; without any share on the path
+    nobody can be a client of it.
     """
     nfs = await session.permitted(
         "SHARING_NFS_READ", "sharing.nfs.query", [], {}, type_=list[decode.NfsEntry]

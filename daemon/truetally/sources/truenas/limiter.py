@@ -9,10 +9,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import StrEnum
 
-_APART = 10.0
-_FIRST_PAUSE, _LAST_PAUSE = 5.0, 300.0
-_REFUSED_PAUSE = 300.0
-_MANY, _WINDOW = 5, 60.0
+import msgspec
+
+
+class LoginPace(msgspec.Struct, frozen=True):
+    """Seconds between logins.
+
+    Attributes:
+        apart: at least so long after any attempt.
+        first_pause: after a first failure to reach the NAS; it doubles up to `last_pause`.
+        refused_pause: after a refused key, which trying again does not make right.
+        most: so many attempts at most in any `window`; TrueNAS bears twenty in a minute.
+    """
+
+    apart: float = 10.0
+    first_pause: float = 5.0
+    last_pause: float = 300.0
+    refused_pause: float = 300.0
+    most: int = 5
+    window: float = 60.0
 
 
 class LastLogin(StrEnum):
@@ -24,7 +39,9 @@ class LastLogin(StrEnum):
     REFUSED = "refused"
 
 
-def next_login_at(attempts: Sequence[float], failures: int, last: LastLogin, chance: float) -> float:
+def next_login_at(
+    attempts: Sequence[float], failures: int, last: LastLogin, chance: float, pace: LoginPace
+) -> float:
     """The tick from which the next attempt may be made.
 
     Args:
@@ -35,13 +52,13 @@ def next_login_at(attempts: Sequence[float], failures: int, last: LastLogin, cha
     if not attempts:
         return float("-inf")
     newest = attempts[-1]
-    pause = _APART
+    pause = pace.apart
     if last is LastLogin.REFUSED:
-        pause = _REFUSED_PAUSE
+        pause = pace.refused_pause
     elif last is LastLogin.UNREACHED:
-        longest = min(_FIRST_PAUSE * 2 ** min(failures, 16), _LAST_PAUSE)
-        pause = max(_FIRST_PAUSE, longest * (0.5 + chance / 2))
+        longest = min(pace.first_pause * 2 ** min(failures, 16), pace.last_pause)
+        pause = max(pace.first_pause, longest * (0.5 + chance / 2))
     earliest = newest + pause
-    if len(attempts) >= _MANY:
-        earliest = max(earliest, attempts[-_MANY] + _WINDOW)
+    if len(attempts) >= pace.most:
+        earliest = max(earliest, attempts[-pace.most] + pace.window)
     return earliest

@@ -12,6 +12,7 @@ import random
 from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import timedelta
 
+import msgspec
 import structlog
 
 from truetally.clock import Clock
@@ -33,7 +34,7 @@ from truetally.settings import NasSettings
 from truetally.sources.truenas import inventory
 from truetally.sources.truenas.hints import COLLECTIONS, hinted
 from truetally.sources.truenas.jsonrpc import CallFailed, Change, Fault
-from truetally.sources.truenas.limiter import LastLogin, next_login_at
+from truetally.sources.truenas.limiter import LastLogin, LoginPace, next_login_at
 from truetally.sources.truenas.session import (
     KeyExpired,
     Session,
@@ -61,11 +62,22 @@ _ORDER = (
     Kind.SNAPSHOT,
 )
 _SELDOM = frozenset({Kind.SNAPSHOT, Kind.SYSTEM})
-_DEBOUNCE = timedelta(seconds=1)
 _MANY_HINTS = 200
 _RELIST_WITHIN = timedelta(seconds=180)
-_KEY_LOOKED_AT_EVERY = 30.0
 _CHUNK = 1000
+
+
+class Pace(msgspec.Struct, frozen=True):
+    """How long a NAS source waits for what.
+
+    Attributes:
+        debounce: one change is announced several times, so hints are gathered for so long.
+        look_at_key: how often the place of an expired key is looked at for another one.
+    """
+
+    debounce: timedelta = timedelta(seconds=1)
+    look_at_key: timedelta = timedelta(seconds=30)
+    logins: LoginPace = LoginPace()
 
 
 class NasSource:
@@ -77,13 +89,13 @@ class NasSource:
         api_key: Callable[[], str],
         emit: Emit,
         clock: Clock,
-        debounce: timedelta = _DEBOUNCE,
+        pace: Pace | None = None,
     ) -> None:
         self._settings = settings
         self._api_key = api_key
         self._emit = emit
         self._clock = clock
-        self._debounce = debounce.total_seconds()
+        self._pace = pace or Pace()
         self._session: Session | None = None
         self._locks = {kind: asyncio.Lock() for kind in TRUENAS_KINDS}
         self._listed_at = dict.fromkeys(TRUENAS_KINDS, float("-inf"))
@@ -181,7 +193,7 @@ class NasSource:
                 await socket.close()
 
     async def _until_login_is_due(self) -> None:
-        due = next_login_at(self._attempts, self._failures, self._last, random.random())
+        due = next_login_at(self._attempts, self._failures, self._last, random.random(), self._pace.logins)
         await asyncio.sleep(max(0.0, due - self._clock.ticks()))
 
     async def _until_other_key(self) -> None:
@@ -192,7 +204,7 @@ class NasSource:
                     return
             except ConfigurationInvalid as error:
                 log.warning("API key cannot be read", source=self._settings.name, reason=str(error))
-            await asyncio.sleep(_KEY_LOOKED_AT_EVERY)
+            await asyncio.sleep(self._pace.look_at_key.total_seconds())
 
     async def _log_in(self, session: Session) -> None:
         try:
@@ -319,7 +331,7 @@ class NasSource:
         """Waits a little, because one change is announced several times, then reads what was hinted at."""
         while True:
             await self._hinted.wait()
-            await asyncio.sleep(self._debounce)
+            await asyncio.sleep(self._pace.debounce.total_seconds())
             self._hinted.clear()
             hints, self._hints = self._hints, {}
             for kind, name in _economical(hints):
