@@ -1,0 +1,36 @@
+"""The limits that the real middleware enforces (25.04+, `utils/limits.py`, `utils/rate_limit/cache.py`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+ANONYMOUS_BYTES = 8192
+MESSAGE_BYTES = 65536
+RUNNING_CALLS = 10
+CALLS_IN_FLIGHT = 20
+_CALLS = 20
+_WINDOW = timedelta(seconds=60)
+_ENTRIES = 100
+
+
+@dataclass(slots=True)
+class RateLimit:
+    """Counts unauthenticated calls by method and address; a window starts with its first call."""
+
+    windows: dict[tuple[str, str], tuple[datetime, int]] = field(default_factory=dict)
+
+    def exceeded(self, method: str, address: str, now: datetime) -> bool:
+        """Count a call, and say whether it is one too many."""
+        self._forget_ended(now)
+        key = (method, address)
+        if key not in self.windows and len(self.windows) >= _ENTRIES:
+            return True
+        began, count = self.windows.get(key, (now, 0))
+        self.windows[key] = (began, count + 1)
+        return count + 1 > _CALLS
+
+    def _forget_ended(self, now: datetime) -> None:
+        ended = [key for key, (began, _) in self.windows.items() if now - began >= _WINDOW]
+        for key in ended:
+            del self.windows[key]

@@ -1,0 +1,319 @@
+"""One NAS, as its middleware knows it: ZFS, shares, iSCSI, services, alerts, keys and jobs.
+
+Nothing here knows of the wire. Whoever changes the machine through its methods
+makes events; whoever changes ZFS underneath (SSH, replication, a CSI driver over
+SSH) makes none but the removals that the kernel reports.
+"""
+
+from __future__ import annotations
+
+import secrets
+import string
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from truetally.clock import Clock, SystemClock
+from truetally.lab.nas.tree import date
+from truetally.lab.nas.zfs import Dataset, Snapshot, Zfs
+
+Row = dict[str, Any]
+Version = tuple[int, int]
+_ALPHABET = string.ascii_letters + string.digits
+BASENAME = "iqn.2005-10.org.freenas.ctl"
+VERSIONS: Mapping[str, Version] = {"25.04": (25, 4), "25.10": (25, 10), "26.0": (26, 0)}
+TABLES = (
+    "sharing.nfs",
+    "sharing.smb",
+    "iscsi.portal",
+    "iscsi.initiator",
+    "iscsi.target",
+    "iscsi.extent",
+    "iscsi.targetextent",
+)
+
+
+@dataclass(slots=True)
+class ApiKey:
+    """A key of a user; from 25.04 on what it may do is what the user's roles say."""
+
+    id: int
+    username: str
+    secret: str
+    roles: frozenset[str]
+    created_at: datetime
+    expires_at: datetime | None = None
+    revoked: bool = False
+    revoked_reason: str | None = None
+
+    @property
+    def text(self) -> str:
+        """What the user keeps: the id and the secret."""
+        return f"{self.id}-{self.secret}"
+
+    def expired(self, now: datetime) -> bool:
+        """Whether it may not be used any more."""
+        return self.revoked or (self.expires_at is not None and self.expires_at <= now)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What a subscriber of `collection` is told; `fields` only where the version sends them."""
+
+    msg: str
+    collection: str
+    id: Any = None
+    fields: Row | None = None
+    extra: Row | None = None
+
+    def params(self) -> Row:
+        """The params of `collection_update`."""
+        told: Row = {"msg": self.msg, "collection": self.collection}
+        if self.id is not None:
+            told["id"] = self.id
+        if self.fields is not None:
+            told["fields"] = self.fields
+        if self.extra is not None:
+            told["extra"] = self.extra
+        return told
+
+
+@dataclass(slots=True)
+class Table:
+    """The rows of one kind by id; ids are never used twice."""
+
+    rows: dict[int, Row] = field(default_factory=dict)
+    last: int = 0
+
+    def add(self, row: Row) -> Row:
+        """Keep a row under the next id."""
+        self.last += 1
+        self.rows[self.last] = {"id": self.last, **row}
+        return self.rows[self.last]
+
+
+class Machine:
+    """The state of one NAS and the events that changing it makes."""
+
+    def __init__(
+        self, version: str = "25.10", *, hostname: str = "lab-nas", now: Clock | Callable[[], datetime] | None
+    ) -> None:
+        if version not in VERSIONS:
+            raise ValueError(f"the lab knows no TrueNAS {version}; use one of {', '.join(VERSIONS)}")
+        self.version = version
+        self.number: Version = VERSIONS[version]
+        self.hostname = hostname
+        clock = SystemClock() if now is None else now
+        self.now: Callable[[], datetime] = clock if callable(clock) else clock.now
+        self.started_at = self.now()
+        self.zfs = Zfs(self.now)
+        self.tables = {name: Table() for name in TABLES}
+        self.keys: dict[int, ApiKey] = {}
+        self.addresses = ["127.0.0.1"]
+        self.basename = BASENAME
+        self.sessions: list[Row] = []
+        self.nfs3_clients: list[Row] = []
+        self.nfs4_clients: list[Row] = []
+        self.smb_clients: list[Row] = []
+        self.processes: dict[str, list[Row]] = {}
+        self.jobs: list[Row] = []
+        self.alerts: dict[str, Row] = {}
+        self.services = {
+            name: {"id": number, "service": name, "enable": True, "state": "RUNNING", "pids": [1000 + number]}
+            for number, name in enumerate(("nfs", "cifs", "iscsitarget", "ssh", "snmp"), start=1)
+        }
+        self.listeners: list[Callable[[Event], None]] = []
+
+    @property
+    def full_version(self) -> str:
+        """`system.version_short`."""
+        return {"25.04": "25.04.2.6", "25.10": "25.10.5", "26.0": "26.0.0"}[self.version]
+
+    @property
+    def old_engine(self) -> bool:
+        """Whether datasets are read by py-libzfs."""
+        return self.number < (25, 10)
+
+    def emit(self, event: Event) -> None:
+        """Tell everyone who listens."""
+        for listener in list(self.listeners):
+            listener(event)
+
+    def tell(self, msg: str, collection: str, row_id: Any, fields: Row | None = None) -> None:
+        """Emit a generic CRUD event; up to 25.04 it carries nothing but the id."""
+        known = fields if self.number >= (25, 10) and msg != "removed" else None
+        self.emit(Event(msg, collection, row_id, known))
+
+    def removed(self, paths: Iterable[str]) -> None:
+        """Emit what the kernel's history tells of destroyed datasets and (id with `@`) snapshots."""
+        for path in paths:
+            self.emit(Event("removed", "pool.dataset.query", path))
+
+    def add_key(
+        self,
+        username: str = "truetally",
+        roles: Iterable[str] = ("READONLY_ADMIN",),
+        *,
+        expires_at: datetime | None = None,
+    ) -> ApiKey:
+        """A new API key."""
+        number = max(self.keys, default=0) + 1
+        secret = "".join(secrets.choice(_ALPHABET) for _ in range(64))
+        self.keys[number] = ApiKey(number, username, secret, frozenset(roles), self.now(), expires_at)
+        return self.keys[number]
+
+    def revoke(self, key: ApiKey, reason: str = "Revoked by an administrator") -> None:
+        """Take a key away for good."""
+        key.revoked, key.revoked_reason = True, reason
+        key.expires_at = datetime.fromtimestamp(0, UTC)
+        self.raise_alert(
+            "ApiKeyRevoked", "WARNING", f"API key {key.id} of {key.username} was revoked: {reason}"
+        )
+
+    def raise_alert(self, klass: str, level: str, text: str) -> Row:
+        """An alert of the NAS, told to subscribers."""
+        uuid = f"00000000-0000-4000-8000-{len(self.alerts) + 1:012d}"
+        at = date(self.now())
+        row = {
+            "id": uuid,
+            "uuid": uuid,
+            "source": "",
+            "klass": klass,
+            "args": None,
+            "node": "Controller A",
+            "key": f'"{klass}"',
+            "datetime": at,
+            "last_occurrence": at,
+            "dismissed": False,
+            "mail": None,
+            "text": text,
+            "level": level,
+            "formatted": text,
+            "one_shot": False,
+        }
+        self.alerts[uuid] = row
+        self.emit(Event("added", "alert.list", uuid, row))
+        return row
+
+    def clear_alert(self, uuid: str) -> None:
+        """The alert's cause is gone."""
+        del self.alerts[uuid]
+        self.emit(Event("removed", "alert.list", uuid))
+
+    def start_job(
+        self, method: str, arguments: list[Any], *, username: str = "root", api_key: str = ""
+    ) -> Row:
+        """A job that runs until `finish_job`."""
+        row: Row = {
+            "id": len(self.jobs) + 1,
+            "message_ids": [],
+            "method": method,
+            "arguments": arguments,
+            "transient": False,
+            "description": None,
+            "abortable": False,
+            "logs_path": None,
+            "logs_excerpt": None,
+            "progress": {"percent": 0, "description": "", "extra": None},
+            "result": None,
+            "result_encoding_error": None,
+            "error": None,
+            "exception": None,
+            "exc_info": None,
+            "state": "RUNNING",
+            "time_started": date(self.now()),
+            "time_finished": None,
+            "credentials": {
+                "type": "API_KEY" if api_key else "LOGIN_PASSWORD",
+                "data": {"username": username},
+            },
+        }
+        self.jobs.append(row)
+        self.emit(Event("added", "core.get_jobs", row["id"], row))
+        return row
+
+    def finish_job(self, job: Row, result: Any = None) -> None:
+        """Let a job succeed."""
+        job.update(state="SUCCESS", result=result, time_finished=date(self.now()))
+        self.emit(Event("changed", "core.get_jobs", job["id"], dict(job)))
+
+    def set_service(self, name: str, *, running: bool) -> None:
+        """Start or stop a service through the API: the event of this has no id."""
+        row = self.services[name]
+        row.update(state="RUNNING" if running else "STOPPED", pids=[1000] if running else [])
+        self.emit(Event("changed", "service.query", None, dict(row)))
+
+    def connect_initiator(self, target: str, initiator: str, address: str = "10.0.0.11") -> Row:
+        """A live iSCSI session of an initiator at a target."""
+        row = {
+            "initiator": initiator,
+            "initiator_addr": address,
+            "initiator_alias": None,
+            "target": f"{self.basename}:{target}",
+            "target_alias": "",
+            "header_digest": None,
+            "data_digest": None,
+            "max_data_segment_length": 262144,
+            "max_receive_data_segment_length": 262144,
+            "max_xmit_data_segment_length": 262144,
+            "max_burst_length": 262144,
+            "first_burst_length": 65536,
+            "immediate_data": True,
+            "iser": False,
+            "offload": False,
+        }
+        self.sessions.append(row)
+        return row
+
+    def disconnect_initiators(self, target: str) -> None:
+        """End all sessions at a target."""
+        iqn = f"{self.basename}:{target}"
+        self.sessions[:] = [session for session in self.sessions if session["target"] != iqn]
+
+    def uptime(self) -> timedelta:
+        """Since when the machine runs."""
+        return self.now() - self.started_at
+
+
+class Ssh:
+    """Changes made underneath the middleware, by `zfs` over SSH: only what is destroyed makes an event."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._zfs = machine.zfs
+
+    def create_dataset(
+        self, name: str, *, volsize: int = 0, user: Mapping[str, str] | None = None, parents: bool = True
+    ) -> Dataset:
+        """`zfs create`."""
+        return self._zfs.create(name, volsize=volsize, user=user, parents=parents)
+
+    def snapshot(self, path: str, *, user: Mapping[str, str] | None = None) -> Snapshot:
+        """`zfs snapshot`."""
+        name, _, leaf = path.partition("@")
+        return self._zfs.take(name, leaf, user=user)
+
+    def clone(self, path: str, target: str, *, user: Mapping[str, str] | None = None) -> Dataset:
+        """`zfs clone`."""
+        return self._zfs.clone(path, target, user=user)
+
+    def set(self, name: str, properties: Mapping[str, str | None]) -> None:
+        """`zfs set` of user properties; None is `zfs inherit`."""
+        self._zfs.set_user(name, properties)
+
+    def receive(self, source: str, target: str) -> Dataset:
+        """`zfs send -p | zfs receive`: a replica with the properties of its source, as RECEIVED."""
+        sent = self._zfs.dataset(source)
+        made = self._zfs.create(target, volsize=sent.volsize, user=sent.user, parents=True)
+        made.received.update(sent.user)
+        self._zfs.write(target, sent.referenced_bytes)
+        return made
+
+    def destroy(self, path: str, *, recursive: bool = False, defer: bool = False) -> None:
+        """`zfs destroy` of a dataset or snapshot; shares and extents stay, pointing at nothing."""
+        if "@" in path:
+            gone = [path] if self._zfs.destroy_snapshot(path, defer=defer) else []
+        else:
+            gone = self._zfs.destroy(path, recursive=recursive)
+        self._machine.removed(gone)

@@ -1,0 +1,403 @@
+"""The sharing methods: NFS and SMB shares, and iSCSI from portal to session."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Mapping
+from typing import Any
+
+from truetally.lab.nas.failures import CallError, InstanceNotFound, Invalid
+from truetally.lab.nas.machine import Machine, Row
+from truetally.lab.nas.query import checked
+from truetally.lab.nas.table import Caller, filled, method
+from truetally.lab.nas.zfs import Dataset, under
+
+_SMB_LEGACY: Row = {
+    "path_suffix": "",
+    "home": False,
+    "ro": False,
+    "browsable": True,
+    "timemachine": False,
+    "timemachine_quota": 0,
+    "recyclebin": False,
+    "guestok": False,
+    "abe": False,
+    "hostsallow": [],
+    "hostsdeny": [],
+    "aapl_name_mangling": False,
+    "acl": True,
+    "durablehandle": True,
+    "shadowcopy": True,
+    "streams": True,
+    "fsrvp": False,
+    "auxsmbconf": "",
+    "afp": False,
+}
+_SMB_PURPOSES: Row = {
+    "purpose": "DEFAULT_SHARE",
+    "readonly": False,
+    "browsable": True,
+    "access_based_share_enumeration": False,
+    "audit": {"enable": False, "watch_list": [], "ignore_list": []},
+    "options": None,
+}
+_DEFAULTS: Mapping[str, Row] = {
+    "sharing.nfs": {
+        "path": "",
+        "aliases": [],
+        "comment": "",
+        "networks": [],
+        "hosts": [],
+        "ro": False,
+        "maproot_user": None,
+        "maproot_group": None,
+        "mapall_user": None,
+        "mapall_group": None,
+        "security": [],
+        "enabled": True,
+        "expose_snapshots": False,
+    },
+    "sharing.smb": {"name": "", "path": "", "enabled": True, "comment": ""},
+    "iscsi.portal": {"listen": [], "comment": ""},
+    "iscsi.initiator": {"initiators": [], "comment": ""},
+    "iscsi.target": {
+        "name": "",
+        "alias": None,
+        "mode": "ISCSI",
+        "groups": [],
+        "auth_networks": [],
+        "iscsi_parameters": None,
+    },
+    "iscsi.extent": {
+        "name": "",
+        "type": "DISK",
+        "disk": None,
+        "serial": None,
+        "path": None,
+        "filesize": "0",
+        "blocksize": 512,
+        "pblocksize": False,
+        "avail_threshold": None,
+        "comment": "",
+        "insecure_tpc": True,
+        "xen": False,
+        "rpm": "SSD",
+        "ro": False,
+        "enabled": True,
+    },
+    "iscsi.targetextent": {"target": None, "lunid": None, "extent": None},
+}
+_REQUIRED = {
+    "sharing.nfs": ["path"],
+    "sharing.smb": ["name", "path"],
+    "iscsi.portal": ["listen"],
+    "iscsi.target": ["name"],
+    "iscsi.extent": ["name"],
+    "iscsi.targetextent": ["target", "extent"],
+}
+# What the middleware calls an instance in "does not exist".
+_NAMES = {
+    "sharing.nfs": "SharingNFS",
+    "sharing.smb": "SharingSMB",
+    "iscsi.portal": "iSCSIPortal",
+    "iscsi.initiator": "iSCSITargetAuthorizedInitiator",
+    "iscsi.target": "iSCSITarget",
+    "iscsi.extent": "iSCSITargetExtent",
+    "iscsi.targetextent": "iSCSITargetToExtent",
+}
+_ROLES = {
+    "sharing.nfs": "SHARING_NFS",
+    "sharing.smb": "SHARING_SMB",
+    "iscsi.portal": "SHARING_ISCSI_PORTAL",
+    "iscsi.initiator": "SHARING_ISCSI_INITIATOR",
+    "iscsi.target": "SHARING_ISCSI_TARGET",
+    "iscsi.extent": "SHARING_ISCSI_EXTENT",
+    "iscsi.targetextent": "SHARING_ISCSI_TARGETEXTENT",
+}
+
+
+def _device(row: Row) -> str:
+    """The path that a row shares, with zvols as `zvol/…`."""
+    return str(row.get("disk") or row.get("path") or "")
+
+
+def _dataset_of(machine: Machine, place: str) -> Dataset | None:
+    name = place.removeprefix("/mnt/").removeprefix("zvol/")
+    while name:
+        found = machine.zfs.datasets.get(name)
+        if found is not None:
+            return found
+        name = name.rpartition("/")[0]
+    return None
+
+
+def _shown(machine: Machine, kind: str, row: Row) -> Row:
+    """A row as a query shows it: whether its dataset is locked is looked up each time."""
+    if kind not in ("sharing.nfs", "sharing.smb", "iscsi.extent"):
+        return dict(row)
+    place = _device(row)
+    dataset = _dataset_of(machine, place)
+    shown = {**row, "locked": dataset.locked if dataset is not None else False}
+    if machine.number >= (26, 0):
+        bare = place.removeprefix("/mnt/").removeprefix("zvol/")
+        shown["dataset"] = dataset.name if dataset is not None else None
+        shown["relative_path"] = bare.removeprefix(dataset.name).lstrip("/") if dataset is not None else None
+        if kind != "iscsi.extent":
+            shown["tier"] = None
+    return shown
+
+
+def _query(kind: str, caller: Caller, filters: Any, options: Any) -> Any:
+    machine = caller.machine
+    query = checked(filters, options, limited=machine.number >= (25, 10))
+    return query.apply(_shown(machine, kind, row) for row in machine.tables[kind].rows.values())
+
+
+def _the_row(kind: str, caller: Caller, row_id: Any) -> Row:
+    rows = caller.machine.tables[kind].rows
+    if not isinstance(row_id, int) or row_id not in rows:
+        raise InstanceNotFound(f"{_NAMES[kind]} {row_id} does not exist")
+    return rows[row_id]
+
+
+def _create(kind: str, caller: Caller, data: Any) -> Row:
+    machine = caller.machine
+    given = filled(data, _defaults(machine, kind), where="data", required=_REQUIRED.get(kind, []))
+    _complete(machine, kind, given)
+    row = machine.tables[kind].add(given)
+    if kind == "iscsi.portal":
+        row["tag"] = row["id"]
+    elif kind == "iscsi.target":
+        row["rel_tgt_id"] = row["id"]
+    shown = _shown(machine, kind, row)
+    machine.tell("added", f"{kind}.query", row["id"], shown)
+    return shown
+
+
+def _defaults(machine: Machine, kind: str) -> Row:
+    if kind == "sharing.smb":
+        extra = _SMB_PURPOSES if machine.number >= (25, 10) else {"purpose": "NO_PRESET", **_SMB_LEGACY}
+        return {**_DEFAULTS[kind], **extra}
+    return _DEFAULTS[kind]
+
+
+def _complete(machine: Machine, kind: str, given: Row) -> None:
+    """Check what the middleware checks against other objects, and fill in what it makes itself."""
+    rows = machine.tables[kind].rows.values()
+    if "name" in given and any(row["name"] == given["name"] for row in rows):
+        raise Invalid.at(f"{kind}.create.name", "Object with this name already exists", errno.EEXIST)
+    if kind in ("sharing.nfs", "sharing.smb"):
+        _check_path(machine, kind, given["path"])
+    elif kind == "iscsi.extent":
+        _complete_extent(machine, given)
+    elif kind == "iscsi.targetextent":
+        _complete_link(machine, given)
+    if kind == "sharing.smb" and machine.number >= (25, 10):
+        given["options"] = given["options"] or {"aapl_name_mangling": False}
+    elif kind == "sharing.smb":
+        given["vuid"] = ""
+        given["audit"] = {"enable": False, "watch_list": [], "ignore_list": []}
+
+
+def _check_path(machine: Machine, kind: str, path: str) -> None:
+    if machine.zfs.find(path.removeprefix("/mnt/")) is None:
+        raise Invalid.at(f"{kind}.create.path", "This path does not exist.", errno.ENOENT)
+
+
+def _complete_extent(machine: Machine, given: Row) -> None:
+    number = machine.tables["iscsi.extent"].last + 1
+    if given["type"] == "DISK":
+        disk = given["disk"] or ""
+        if machine.zfs.find(disk.removeprefix("zvol/")) is None:
+            raise Invalid.at("iscsi_extent_create.disk", f"Device '/dev/{disk}' does not exist", errno.ENOENT)
+        given["path"] = disk
+    given["serial"] = given["serial"] or f"{number:015x}"
+    given["naa"] = f"0x6589cfc{number:025x}"
+    given["vendor"] = "TrueNAS"
+    if machine.number >= (25, 10):
+        given["product_id"] = "iSCSI Disk"
+
+
+def _complete_link(machine: Machine, given: Row) -> None:
+    for kind in ("target", "extent"):
+        if given[kind] not in machine.tables[f"iscsi.{kind}"].rows:
+            text = f"iSCSI {kind} {given[kind]} not found"
+            raise Invalid.at(f"iscsi_targetextent_create.{kind}", text, errno.ENOENT)
+    links = machine.tables["iscsi.targetextent"].rows.values()
+    taken = {row["lunid"] for row in links if row["target"] == given["target"]}
+    if given["lunid"] is None:
+        given["lunid"] = next(lun for lun in range(len(taken) + 1) if lun not in taken)
+    elif given["lunid"] in taken:
+        raise Invalid.at("iscsi_targetextent_create.lunid", "LUN ID is already being used for this target.")
+
+
+def _drop(machine: Machine, kind: str, row_id: int) -> bool:
+    del machine.tables[kind].rows[row_id]
+    machine.tell("removed", f"{kind}.query", row_id)
+    return True
+
+
+def _links(machine: Machine, **where: int) -> list[Row]:
+    rows = machine.tables["iscsi.targetextent"].rows.values()
+    return [row for row in rows if all(row[key] == value for key, value in where.items())]
+
+
+def _in_use(machine: Machine, target: Row) -> bool:
+    iqn = f"{machine.basename}:{target['name']}"
+    return any(session["target"] == iqn for session in machine.sessions)
+
+
+def _register(kind: str) -> None:
+    role = _ROLES[kind]
+
+    def query(caller: Caller, filters: Any = (), options: Any = None) -> Any:
+        return _query(kind, caller, filters, options)
+
+    def get_instance(caller: Caller, id: Any, options: Any = None) -> Row:  # noqa: A002
+        checked((), options)
+        return _shown(caller.machine, kind, _the_row(kind, caller, id))
+
+    def create(caller: Caller, data: Any) -> Row:
+        return _create(kind, caller, data)
+
+    def update(caller: Caller, id: Any, data: Any) -> Row:  # noqa: A002
+        row = _the_row(kind, caller, id)
+        filled(data, _defaults(caller.machine, kind), where="data")
+        row.update(data)
+        shown = _shown(caller.machine, kind, row)
+        caller.machine.tell("changed", f"{kind}.query", row["id"], shown)
+        return shown
+
+    method(f"{kind}.query", f"{role}_READ")(query)
+    method(f"{kind}.get_instance", f"{role}_READ")(get_instance)
+    method(f"{kind}.create", f"{role}_WRITE")(create)
+    method(f"{kind}.update", f"{role}_WRITE")(update)
+    if kind not in ("iscsi.target", "iscsi.extent", "iscsi.targetextent"):
+
+        def delete(caller: Caller, id: Any) -> bool:  # noqa: A002
+            return _drop(caller.machine, kind, _the_row(kind, caller, id)["id"])
+
+        method(f"{kind}.delete", f"{role}_WRITE")(delete)
+
+
+for _kind in _DEFAULTS:
+    _register(_kind)
+
+
+@method("iscsi.targetextent.delete", "SHARING_ISCSI_TARGETEXTENT_WRITE")
+def link_delete(caller: Caller, id: Any, force: bool = False) -> bool:  # noqa: A002
+    """Unlink an extent from a target; refused while an initiator uses it."""
+    machine, row = caller.machine, _the_row("iscsi.targetextent", caller, id)
+    target = machine.tables["iscsi.target"].rows.get(row["target"])
+    if target is not None and _in_use(machine, target) and not force:
+        raise CallError(f"Associated target {target['name']} is in use.", errno.EBUSY)
+    return _drop(machine, "iscsi.targetextent", row["id"])
+
+
+@method("iscsi.extent.delete", "SHARING_ISCSI_EXTENT_WRITE")
+def extent_delete(caller: Caller, id: Any, remove: bool = False, force: bool = False) -> bool:  # noqa: A002
+    """Delete an extent and its links."""
+    machine, row = caller.machine, _the_row("iscsi.extent", caller, id)
+    for link in _links(machine, extent=row["id"]):
+        link_delete(caller, link["id"], force)
+    return _drop(machine, "iscsi.extent", row["id"])
+
+
+@method("iscsi.target.delete", "SHARING_ISCSI_TARGET_WRITE")
+def target_delete(caller: Caller, id: Any, force: bool = False, delete_extents: bool = False) -> bool:  # noqa: A002
+    """Delete a target and its links; refused while an initiator uses it."""
+    machine, row = caller.machine, _the_row("iscsi.target", caller, id)
+    if _in_use(machine, row) and not force:
+        raise CallError(f"Target {row['name']} is in use.", errno.EFAULT)
+    for link in _links(machine, target=row["id"]):
+        link_delete(caller, link["id"], force=True)
+        if delete_extents:
+            extent_delete(caller, link["extent"], force=True)
+    return _drop(machine, "iscsi.target", row["id"])
+
+
+@method("iscsi.global.config", "SHARING_ISCSI_GLOBAL_READ")
+def global_config(caller: Caller) -> Row:
+    """The iSCSI base name."""
+    config: Row = {
+        "id": 1,
+        "basename": caller.machine.basename,
+        "isns_servers": [],
+        "listen_port": 3260,
+        "pool_avail_threshold": None,
+        "alua": False,
+        "iser": False,
+    }
+    if caller.machine.number >= (26, 0):
+        config |= {"direct_config": None, "mode": 0}
+    return config
+
+
+@method("iscsi.global.sessions", "SHARING_ISCSI_GLOBAL_READ")
+def global_sessions(caller: Caller, filters: Any = (), options: Any = None) -> Any:
+    """Live sessions."""
+    return checked(filters, options).apply(caller.machine.sessions)
+
+
+@method("nfs.get_nfs3_clients", "READONLY_ADMIN", "SHARING_NFS_WRITE")
+def nfs3_clients(caller: Caller, filters: Any = (), options: Any = None) -> Any:
+    """NFSv3 clients with the export that they mounted."""
+    return checked(filters, options).apply(caller.machine.nfs3_clients)
+
+
+@method("nfs.get_nfs4_clients", "READONLY_ADMIN", "SHARING_NFS_WRITE")
+def nfs4_clients(caller: Caller, filters: Any = (), options: Any = None) -> Any:
+    """NFSv4 clients; which export one uses is not told."""
+    return checked(filters, options).apply(caller.machine.nfs4_clients)
+
+
+@method("nfs.client_count", "SHARING_NFS_READ")
+def nfs_client_count(caller: Caller) -> int:
+    """How many NFS clients there are."""
+    return len(caller.machine.nfs3_clients) + len(caller.machine.nfs4_clients)
+
+
+@method("smb.status", "SHARING_SMB_READ", "SHARING_SMB_WRITE", absent_in=(25, 10))
+def smb_status(
+    caller: Caller,
+    info_level: str = "ALL",
+    filters: Any = (),
+    options: Any = None,
+    status_options: Any = None,
+) -> Any:
+    """SMB sessions."""
+    return checked(filters, options).apply(caller.machine.smb_clients)
+
+
+def _rows_under(machine: Machine, kind: str, name: str) -> list[Row]:
+    tops = (f"/mnt/{name}", f"zvol/{name}")
+    return [row for row in machine.tables[kind].rows.values() if under(_device(row), tops)]
+
+
+def attached(machine: Machine, name: str) -> list[Row]:
+    """What `pool.dataset.attachments` tells of a path."""
+    labels = {
+        "sharing.nfs": ("NFS Share", "nfs", "path"),
+        "sharing.smb": ("SMB Share", "cifs", "name"),
+        "iscsi.extent": ("iSCSI Extent", "iscsitarget", "name"),
+    }
+    return [
+        {"type": label, "service": service, "attachments": [row[key] for row in rows]}
+        for kind, (label, service, key) in labels.items()
+        if (rows := _rows_under(machine, kind, name))
+    ]
+
+
+def detach(machine: Machine, name: str) -> None:
+    """Remove what is attached to a path, without telling: the delegates write to the database themselves."""
+    for kind in ("sharing.nfs", "sharing.smb"):
+        for row in _rows_under(machine, kind, name):
+            del machine.tables[kind].rows[row["id"]]
+    for extent in _rows_under(machine, "iscsi.extent", name):
+        targets = {link["target"] for link in _links(machine, extent=extent["id"])}
+        for link in _links(machine, extent=extent["id"]):
+            del machine.tables["iscsi.targetextent"].rows[link["id"]]
+        del machine.tables["iscsi.extent"].rows[extent["id"]]
+        for target in targets:
+            if not _links(machine, target=target):
+                machine.tables["iscsi.target"].rows.pop(target, None)

@@ -1,0 +1,453 @@
+"""The storage methods: pools, datasets and snapshots.
+
+`pool.dataset.delete` first removes whatever is attached to the path and then tries
+to destroy it: a dataset with snapshots is refused, and has lost its share by then.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Collection, Iterable
+from typing import Any
+
+from truetally.lab.nas import tree
+from truetally.lab.nas.failures import CallError, InstanceNotFound, Invalid
+from truetally.lab.nas.machine import Event, Machine, Row
+from truetally.lab.nas.query import Query, checked
+from truetally.lab.nas.sharing import attached, detach
+from truetally.lab.nas.table import Caller, filled, method
+from truetally.lab.nas.zfs import Dataset, Snapshot, under
+
+_DATASET_EXTRA = [
+    "flat",
+    "properties",
+    "retrieve_children",
+    "retrieve_user_props",
+    "snapshots",
+    "snapshots_count",
+    "snapshots_properties",
+    "snapshots_recursive",
+]
+_SIZES = ("refquota", "quota", "reservation", "refreservation", "volsize")
+_CREATE = {
+    "name": "",
+    "type": "FILESYSTEM",
+    "volsize": 0,
+    "volblocksize": "16K",
+    "sparse": False,
+    "comments": "",
+    "refquota": 0,
+    "quota": 0,
+    "reservation": 0,
+    "refreservation": 0,
+    "readonly": "INHERIT",
+    "encryption": False,
+    "inherit_encryption": True,
+    "share_type": "GENERIC",
+    "create_ancestors": False,
+    "user_properties": [],
+}
+_UPDATE: Row = {
+    **dict.fromkeys(_SIZES),
+    "comments": None,
+    "readonly": None,
+    "user_properties": None,
+    "user_properties_update": [],
+}
+
+
+def _query(caller: Caller, filters: Any, options: Any) -> Query:
+    return checked(filters, options, limited=caller.machine.number >= (25, 10))
+
+
+@method("pool.query", "POOL_READ")
+def pool_query(caller: Caller, filters: Any = (), options: Any = None) -> Any:
+    """All pools."""
+    newest = caller.machine.number >= (26, 0)
+    rows = [tree.pool_row(pool, newest=newest) for pool in caller.machine.zfs.pools.values()]
+    return _query(caller, filters, options).apply(rows)
+
+
+@method("pool.dataset.query", "DATASET_READ")
+def dataset_query(caller: Caller, filters: Any = (), options: Any = None) -> Any:
+    """Datasets; which ones a query looks at at all depends on the engine."""
+    query = _query(caller, filters, options)
+    zfs, old_engine = caller.machine.zfs, caller.machine.old_engine
+    children = query.option("retrieve_children", default=True)
+    if query.count and not old_engine:
+        # The new engine counts before it filters.
+        return sum(1 for _ in zfs.visible())
+    named = query.values("id", "name") if old_engine else None
+    if named is not None:
+        looked_at = [found for name in sorted(named) if (found := zfs.find(name)) is not None]
+    elif not children and (old_engine or not query.filters):
+        looked_at = [pool.root for pool in zfs.imported()]
+    else:
+        looked_at = list(zfs.visible())
+    return query.apply(_dataset_rows(caller.machine, looked_at, query, children=children))
+
+
+def _dataset_rows(machine: Machine, looked_at: list[Dataset], query: Query, *, children: bool) -> list[Row]:
+    shown = {each.name: each for top in looked_at for each in (top.below() if children else [top])}
+    rows = {name: _dataset_row(machine, each, query) for name, each in shown.items()}
+    if not children:
+        return list(rows.values())
+    for each in looked_at:
+        tree.nested(each, rows)
+    if not query.option("flat", default=True):
+        return [rows[each.name] for each in looked_at if each.parent is None]
+    return [rows[each.name] for each in looked_at]
+
+
+def _dataset_row(machine: Machine, dataset: Dataset, query: Query) -> Row:
+    row = tree.dataset_row(
+        dataset,
+        machine.zfs,
+        old_engine=machine.old_engine,
+        wanted=query.option("properties"),
+        user_properties=query.option("retrieve_user_props", default=True),
+    )
+    if query.option("snapshots"):
+        taken = dataset.snapshots.values()
+        row["snapshots"] = [_snapshot_row(machine, snapshot, (), holds=False) for snapshot in taken]
+    if query.option("snapshots_count"):
+        row["snapshot_count"] = len(dataset.snapshots)
+    return row
+
+
+def _the_dataset(caller: Caller, name: Any) -> Dataset:
+    found = caller.machine.zfs.find(name) if isinstance(name, str) else None
+    if found is None:
+        raise InstanceNotFound(f"PoolDataset {name} does not exist")
+    return found
+
+
+def _instance(machine: Machine, dataset: Dataset) -> Row:
+    rows = _dataset_rows(machine, [dataset], checked(), children=True)
+    return rows[0]
+
+
+@method("pool.dataset.get_instance", "DATASET_READ")
+def dataset_get(caller: Caller, id: Any, options: Any = None) -> Row:  # noqa: A002
+    """One dataset."""
+    checked((), options)
+    return _instance(caller.machine, _the_dataset(caller, id))
+
+
+@method("pool.dataset.create", "DATASET_WRITE")
+def dataset_create(caller: Caller, data: Any) -> Row:
+    """A new dataset, told with an event."""
+    machine = caller.machine
+    given = filled(data, _CREATE, where="data", required=["name"])
+    if given["type"] == "VOLUME" and not given["volsize"]:
+        raise Invalid.at("pool_dataset_create.volsize", "This field is required for VOLUME")
+    if given["name"] in machine.zfs.datasets:
+        raise Invalid.at("pool_dataset_create.name", f"Path {given['name']} already exists", errno.EEXIST)
+    parent = given["name"].rpartition("/")[0]
+    if machine.zfs.find(parent) is None and not given["create_ancestors"]:
+        text = "Parent dataset does not exist for specified name"
+        raise Invalid.at("pool_dataset_create.name", text, errno.ENOENT)
+    volsize = given["volsize"] if given["type"] == "VOLUME" else 0
+    user = {each["key"]: each["value"] for each in given["user_properties"]}
+    made = machine.zfs.create(given["name"], volsize=volsize, user=user, parents=given["create_ancestors"])
+    made.encrypted = bool(given["encryption"])
+    _apply(made, given)
+    row = _instance(machine, made)
+    # The fields of dataset events are sent by hand, from 25.04 too (dataset.py `do_create`).
+    machine.emit(Event("added", "pool.dataset.query", made.name, row))
+    return row
+
+
+def _apply(dataset: Dataset, given: Row) -> None:
+    for name in _SIZES:
+        if given.get(name) is not None:
+            setattr(dataset, name, given[name])
+    if given.get("comments") is not None:
+        dataset.comments = given["comments"]
+    if given.get("readonly") in ("ON", "OFF"):
+        dataset.readonly = given["readonly"] == "ON"
+
+
+@method("pool.dataset.update", "DATASET_WRITE")
+def dataset_update(caller: Caller, id: Any, data: Any) -> Row:  # noqa: A002
+    """Change sizes and user properties of a dataset."""
+    machine, dataset = caller.machine, _the_dataset(caller, id)
+    given = filled(data, _UPDATE, where="data")
+    for each in given["user_properties_update"]:
+        if ":" not in each["key"]:
+            text = "User property name must contain a colon"
+            raise Invalid.at("pool_dataset_update.user_properties_update", text)
+        machine.zfs.set_user(id, {each["key"]: None if each.get("remove") else each.get("value", "")})
+    if given["user_properties"] is not None:
+        dataset.user = {each["key"]: each["value"] for each in given["user_properties"]}
+    _apply(dataset, given)
+    row = _instance(machine, dataset)
+    machine.emit(Event("changed", "pool.dataset.query", dataset.name, row))
+    return row
+
+
+@method("pool.dataset.delete", "DATASET_DELETE")
+def dataset_delete(caller: Caller, id: Any, options: Any = None) -> bool:  # noqa: A002
+    """Remove what is attached to a dataset, then destroy it; the first happens even if the second fails."""
+    given = filled(options or {}, {"recursive": False, "force": False}, where="options")
+    machine, dataset = caller.machine, _the_dataset(caller, id)
+    recursive = bool(given["recursive"])
+    if dataset.children and not recursive:
+        text = f"Failed to delete dataset: cannot destroy '{id}': filesystem has children"
+        raise CallError(text, errno.ENOTEMPTY)
+    detach(machine, dataset.name)
+    try:
+        gone = machine.zfs.destroy(id, recursive=recursive, clones=recursive and machine.number >= (26, 0))
+    except CallError as error:
+        raise CallError(f"Failed to delete dataset: {error.reason}", error.number) from error
+    machine.removed(gone)
+    return True
+
+
+@method("pool.dataset.attachments", "DATASET_READ")
+def dataset_attachments(caller: Caller, id: Any) -> list[Row]:  # noqa: A002
+    """What is attached to a dataset and below it."""
+    return attached(caller.machine, _the_dataset(caller, id).name)
+
+
+@method("pool.dataset.processes", "DATASET_READ")
+def dataset_processes(caller: Caller, id: Any) -> list[Row]:  # noqa: A002
+    """Processes with open files below a dataset."""
+    name = _the_dataset(caller, id).name
+    processes = caller.machine.processes.items()
+    return [row for place, rows in processes if under(place, [name]) for row in rows]
+
+
+@method("pool.dataset.snapshot_count", "DATASET_READ")
+def dataset_snapshot_count(caller: Caller, dataset: Any) -> int:
+    """How many snapshots a dataset has."""
+    return len(_the_dataset(caller, dataset).snapshots)
+
+
+@method("pool.dataset.promote", "DATASET_WRITE")
+def dataset_promote(caller: Caller, id: Any) -> None:  # noqa: A002
+    """Make a clone independent of its origin."""
+    caller.machine.zfs.promote(_the_dataset(caller, id).name)
+
+
+@method("zfs.resource.query", "ZFS_RESOURCE_READ", since=(25, 10))
+def resource_query(caller: Caller, data: Any = None) -> list[Row]:
+    """Datasets by path, opened directly and shown plainly."""
+    machine = caller.machine
+    defaults: Row = {
+        "paths": [],
+        "properties": [],
+        "get_user_properties": False,
+        "get_source": True,
+        "nest_results": False,
+        "get_children": False,
+    }
+    if machine.number >= (26, 0):
+        defaults["max_depth"] = 0
+    given = filled(data or {}, defaults, where="data")
+    tops = _resource_tops(machine, given["paths"], children=given["get_children"])
+    chosen = [each for top in tops for each in (top.below() if given["get_children"] else [top])]
+    rows = {each.name: _resource_row(machine, each, given) for each in chosen}
+    if given["nest_results"] and given["get_children"]:
+        return [tree.nested(top, rows) for top in tops]
+    return list(rows.values())
+
+
+def _resource_row(machine: Machine, dataset: Dataset, given: Row) -> Row:
+    wanted: Collection[str] | None = given["properties"]
+    row = tree.resource_row(
+        dataset, machine.zfs, wanted, user=given["get_user_properties"], source=given["get_source"]
+    )
+    if machine.number >= (26, 0):
+        row["tier"] = None
+    return row
+
+
+def _resource_tops(machine: Machine, paths: list[str], *, children: bool) -> list[Dataset]:
+    if not paths:
+        return [pool.root for pool in machine.zfs.imported()]
+    for path in paths:
+        others = [other for other in paths if other != path]
+        if children and under(path, others):
+            raise Invalid.at("zfs.resource.query", "Paths must not overlap when get_children is set")
+        if "@" in path:
+            raise Invalid.at("zfs.resource.query", "Set `paths` to datasets, not snapshots")
+        if machine.zfs.find(path) is None:
+            raise Invalid.at("zfs.resource.query", f"'{path}' not found", errno.ENOENT)
+    return [machine.zfs.dataset(path) for path in paths]
+
+
+def _candidates(machine: Machine, query: Query) -> Iterable[Snapshot]:
+    """The snapshots that the filters can leave, found without a walk where one can."""
+    zfs = machine.zfs
+    named = query.values("id", "name")
+    if named is not None:
+        return [taken for path in sorted(named) if (taken := zfs.find_snapshot(path)) is not None]
+    datasets = query.values("dataset")
+    if datasets is not None:
+        found = [zfs.find(name) for name in sorted(datasets)]
+        return [taken for each in found if each is not None for taken in each.snapshots.values()]
+    return [taken for each in zfs.visible() for taken in each.snapshots.values()]
+
+
+def _snapshot_row(
+    machine: Machine, snapshot: Snapshot, wanted: Collection[str] | None, *, holds: bool
+) -> Row:
+    newest = machine.number >= (26, 0)
+    shown = {tag: count for tag, count in snapshot.holds.items() if tag == "truenas" or not newest}
+    return tree.snapshot_row(
+        snapshot, machine.zfs, wanted=wanted, user_properties=not newest, holds=shown if holds else None
+    )
+
+
+@method("zfs.snapshot.query", "SNAPSHOT_READ", until=(26, 0))
+@method("pool.snapshot.query", "SNAPSHOT_READ", since=(25, 10))
+def snapshot_query(caller: Caller, filters: Any = (), options: Any = None) -> Any:
+    """Snapshots; only names are quick to read."""
+    machine, query = caller.machine, _query(caller, filters, options)
+    least, most = query.option("min_txg", 0) or 0, query.option("max_txg", 0) or 0
+    chosen = [
+        taken
+        for taken in _candidates(machine, query)
+        if taken.txg >= least and (not most or taken.txg <= most)
+    ]
+    if query.count or list(query.select) == ["name"]:
+        return query.apply(map(tree.snapshot_name_row, chosen))
+    wanted, holds = query.option("properties"), bool(query.option("holds"))
+    return query.apply(_snapshot_row(machine, taken, wanted, holds=holds) for taken in chosen)
+
+
+def _the_snapshot(caller: Caller, path: Any) -> Snapshot:
+    found = caller.machine.zfs.find_snapshot(path) if isinstance(path, str) else None
+    if found is None:
+        raise InstanceNotFound(f"Snapshot {path} not found")
+    return found
+
+
+@method("zfs.snapshot.get_instance", "SNAPSHOT_READ", until=(26, 0))
+@method("pool.snapshot.get_instance", "SNAPSHOT_READ", since=(25, 10))
+def snapshot_get(caller: Caller, id: Any, options: Any = None) -> Row:  # noqa: A002
+    """One snapshot."""
+    query = checked((), options)
+    holds = bool(query.option("holds"))
+    return _snapshot_row(caller.machine, _the_snapshot(caller, id), query.option("properties"), holds=holds)
+
+
+@method("zfs.snapshot.create", "SNAPSHOT_WRITE", until=(26, 0))
+@method("pool.snapshot.create", "SNAPSHOT_WRITE", since=(25, 10))
+def snapshot_create(caller: Caller, data: Any) -> Row:
+    """A snapshot, told with an event."""
+    machine = caller.machine
+    defaults: Row = {
+        "dataset": "",
+        "name": "",
+        "recursive": False,
+        "exclude": [],
+        "vmware_sync": False,
+        "properties": {},
+        "suspend_vms": False,
+    }
+    given = filled(data, defaults, where="data", required=["dataset", "name"])
+    top = machine.zfs.dataset(given["dataset"])
+    taken = machine.zfs.take(top.name, given["name"], user=given["properties"])
+    if given["recursive"]:
+        for child in list(top.below())[1:]:
+            machine.zfs.take(child.name, given["name"], user=given["properties"])
+    row = _snapshot_row(machine, taken, None, holds=False)
+    machine.emit(Event("added", _snapshots(machine), taken.path, row))
+    return row
+
+
+def _snapshots(machine: Machine) -> str:
+    return "zfs.snapshot.query" if machine.number < (25, 10) else "pool.snapshot.query"
+
+
+@method("zfs.snapshot.delete", "SNAPSHOT_DELETE", until=(26, 0))
+@method("pool.snapshot.delete", "SNAPSHOT_DELETE", since=(25, 10))
+def snapshot_delete(caller: Caller, id: Any, options: Any = None) -> bool:  # noqa: A002
+    """Destroy a snapshot; `defer` lets one with clones or holds go later."""
+    given = filled(options or {}, {"defer": False, "recursive": False}, where="options")
+    machine = caller.machine
+    taken = _the_snapshot(caller, id)
+    doomed = [taken.path]
+    if given["recursive"]:
+        below = machine.zfs.dataset(taken.dataset).below()
+        doomed = [f"{each.name}@{taken.name}" for each in below if taken.name in each.snapshots]
+    for path in doomed:
+        if machine.zfs.destroy_snapshot(path, defer=bool(given["defer"])):
+            machine.removed([path])
+    extra = {"recursive": given["recursive"]}
+    machine.emit(Event("removed", _snapshots(machine), taken.path, extra=extra))
+    return True
+
+
+@method("zfs.snapshot.clone", "FULL_ADMIN", until=(26, 0))
+@method("pool.snapshot.clone", "DATASET_WRITE", "SNAPSHOT_WRITE", since=(25, 10))
+def snapshot_clone(caller: Caller, data: Any) -> bool:
+    """Clone a snapshot; nobody is told."""
+    defaults: Row = {"snapshot": "", "dataset_dst": "", "dataset_properties": {}}
+    given = filled(data, defaults, where="data", required=["snapshot", "dataset_dst"])
+    own = {key: str(value) for key, value in given["dataset_properties"].items() if ":" in key}
+    caller.machine.zfs.clone(given["snapshot"], given["dataset_dst"], user=own)
+    return True
+
+
+@method("zfs.snapshot.hold", "FULL_ADMIN", until=(26, 0))
+@method("pool.snapshot.hold", "SNAPSHOT_WRITE", since=(25, 10))
+def snapshot_hold(caller: Caller, id: Any, options: Any = None) -> None:  # noqa: A002
+    """Hold a snapshot with the tag `truenas`."""
+    filled(options or {}, {"recursive": False}, where="options")
+    caller.machine.zfs.hold(_the_snapshot(caller, id).path)
+
+
+@method("zfs.snapshot.release", "FULL_ADMIN", until=(26, 0))
+@method("pool.snapshot.release", "SNAPSHOT_WRITE", since=(25, 10))
+def snapshot_release(caller: Caller, id: Any, options: Any = None) -> None:  # noqa: A002
+    """Release every tag of a snapshot, other people's too."""
+    filled(options or {}, {"recursive": False}, where="options")
+    machine, taken = caller.machine, _the_snapshot(caller, id)
+    machine.zfs.release(taken.path)
+    if machine.zfs.find_snapshot(taken.path) is None:
+        machine.removed([taken.path])
+
+
+@method("zfs.resource.snapshot.query", "SNAPSHOT_READ", since=(26, 0))
+def snapshot_resource_query(caller: Caller, data: Any = None) -> list[Row]:
+    """Snapshots by path of dataset or snapshot, with all hold tags and user properties."""
+    defaults: Row = {
+        "paths": [],
+        "recursive": False,
+        "properties": [],
+        "get_user_properties": False,
+        "get_source": False,
+        "get_holds": False,
+        "min_txg": 0,
+        "max_txg": 0,
+    }
+    given = filled(data or {}, defaults, where="data")
+    machine = caller.machine
+    return [
+        tree.snapshot_resource_row(
+            taken,
+            machine.zfs,
+            given["properties"],
+            user=given["get_user_properties"],
+            holds=given["get_holds"],
+        )
+        for taken in _resource_snapshots(machine, given["paths"], recursive=given["recursive"])
+        if taken.txg >= given["min_txg"] and (not given["max_txg"] or taken.txg <= given["max_txg"])
+    ]
+
+
+def _resource_snapshots(machine: Machine, paths: list[str], *, recursive: bool) -> Iterable[Snapshot]:
+    zfs = machine.zfs
+    for path in paths or [pool.name for pool in zfs.imported()]:
+        single = zfs.find_snapshot(path) if "@" in path else None
+        if single is not None:
+            yield single
+            continue
+        top = zfs.find(path)
+        if top is None:
+            raise Invalid.at("zfs.resource.snapshot.query", f"'{path}' not found", errno.ENOENT)
+        for each in top.below() if recursive or not paths else [top]:
+            yield from each.snapshots.values()

@@ -1,0 +1,183 @@
+"""The method table: what can be called, since when, by whom; independent of the wire.
+
+A method takes its caller and the positional parameters, and returns the result or
+raises a refusal. The wire that carried the call (JSON-RPC now, others later) stays outside.
+"""
+
+from __future__ import annotations
+
+import errno
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from truetally.lab.nas.failures import ENOTAUTHENTICATED, CallError, Invalid, MethodMissing
+from truetally.lab.nas.machine import ApiKey, Machine, Version
+
+_NEVER: Version = (99, 0)
+_SHARING = ("SHARING_NFS_", "SHARING_SMB_", "SHARING_ISCSI_", "SHARING_NVME_TARGET_")
+# What a composite role brings besides what its own name matches.
+_SHARING_ADMIN = frozenset(("DATASET_READ", "DATASET_WRITE", "SERVICE_READ", "POOL_READ", "READONLY_ADMIN"))
+# The methods that an endpoint pinned to 25.04 loses on a newer server: their models came with 25.10
+# (middleware 25.10 `api/base/server/legacy_api_method.py`).
+_WITHOUT_OLD_MODEL = (
+    "pool.query",
+    "pool.dataset.",
+    "pool.snapshot.",
+    "zfs.",
+    "sharing.smb.",
+    "service.query",
+    "interface.query",
+    "system.",
+    "nfs.get_",
+    "nfs.client_count",
+    "smb.status",
+    "core.get_",
+)
+
+
+@dataclass(slots=True)
+class Caller:
+    """Who calls: the session's login, options and subscriptions.
+
+    Attributes:
+        secure: the transport is encrypted or local; a key used otherwise is revoked.
+        pinned: the version of an `/api/vX` endpoint, None for the current one.
+    """
+
+    machine: Machine
+    secure: bool = True
+    pinned: Version | None = None
+    key: ApiKey | None = None
+    options: dict[str, bool] = field(
+        default_factory=lambda: {"legacy_jobs": True, "private_methods": False, "py_exceptions": False}
+    )
+    subscriptions: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def roles(self) -> frozenset[str]:
+        """The roles of the user who is logged in."""
+        return self.key.roles if self.key is not None else frozenset()
+
+    @property
+    def full_admin(self) -> bool:
+        """Whether nothing is forbidden."""
+        return "FULL_ADMIN" in self.roles
+
+    @property
+    def username(self) -> str:
+        """The user who is logged in."""
+        return self.key.username if self.key is not None else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One method; `roles` any one of which suffices, none meaning any session."""
+
+    name: str
+    run: Callable[..., Any]
+    roles: tuple[str, ...] = ()
+    public: bool = False
+    since: Version = (0, 0)
+    until: Version = _NEVER
+    absent_in: Version | None = None
+
+    def exists(self, caller: Caller) -> bool:
+        """Whether the caller's version and endpoint have it."""
+        number = caller.machine.number
+        if not self.since <= number < self.until or number == self.absent_in:
+            return False
+        pinned_to_old = caller.pinned is not None and caller.pinned < (25, 10) <= number
+        return not (pinned_to_old and self.name.startswith(_WITHOUT_OLD_MODEL))
+
+
+METHODS: dict[str, Method] = {}
+
+
+def method(
+    name: str,
+    *roles: str,
+    public: bool = False,
+    since: Version = (0, 0),
+    until: Version = _NEVER,
+    absent_in: Version | None = None,
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Put a function into the table."""
+
+    def register(run: Callable[..., Any]) -> Callable[..., Any]:
+        METHODS[name] = Method(name, run, roles, public, since, until, absent_in)
+        return run
+
+    return register
+
+
+def grants(roles: Iterable[str], needed: str) -> bool:
+    """Whether roles include the needed one, by the rules of the role manager."""
+    return any(_implies(role, needed) for role in roles)
+
+
+def _implies(role: str, needed: str) -> bool:
+    if role in (needed, "FULL_ADMIN"):
+        return True
+    if role == "READONLY_ADMIN":
+        return needed.endswith("_READ")
+    if role in ("SHARING_ADMIN", "SHARING_READ", "SHARING_WRITE"):
+        write = role != "SHARING_READ"
+        shares = needed.startswith(_SHARING) and (write or needed.endswith("_READ"))
+        return shares or (role == "SHARING_ADMIN" and needed in _SHARING_ADMIN)
+    stem, _, kind = role.rpartition("_")
+    same = needed.startswith(f"{stem}_")
+    return same and (needed.endswith("_READ") if kind == "READ" else kind == "WRITE" and _not_delete(needed))
+
+
+def _not_delete(needed: str) -> bool:
+    return needed.endswith(("_READ", "_WRITE"))
+
+
+def find(caller: Caller, name: str) -> Method:
+    """The method as this caller may reach it, or the refusal."""
+    found = METHODS.get(name)
+    if found is None or not found.exists(caller):
+        raise MethodMissing
+    if found.public:
+        return found
+    if caller.key is None:
+        raise CallError("Not authenticated", ENOTAUTHENTICATED)
+    if not _permitted(caller, found):
+        raise CallError("Not authorized", errno.EACCES)
+    return found
+
+
+def _permitted(caller: Caller, found: Method) -> bool:
+    # From 25.10 on zfs.snapshot.* is private: it still answers, to a FULL_ADMIN only.
+    if found.name.startswith("zfs.snapshot.") and caller.machine.number >= (25, 10):
+        return caller.full_admin
+    return not found.roles or any(grants(caller.roles, role) for role in found.roles)
+
+
+def call(caller: Caller, name: str, params: Sequence[Any]) -> Any:
+    """Run a method for a caller."""
+    found = find(caller, name)
+    accepted = list(inspect.signature(found.run).parameters.values())[1:]
+    needed = sum(1 for each in accepted if each.default is inspect.Parameter.empty)
+    if len(params) > len(accepted):
+        raise Invalid.at("", f"Too many arguments (expected {len(accepted)}, found {len(params)})")
+    if len(params) < needed:
+        raise Invalid.at(accepted[len(params)].name, "Field required")
+    return found.run(caller, *params)
+
+
+def filled(
+    given: Any, defaults: Mapping[str, Any], *, where: str, required: Iterable[str] = ()
+) -> dict[str, Any]:
+    """An object with its defaults; unknown and missing members are refused as the real models do."""
+    if not isinstance(given, dict):
+        raise Invalid.at(where, "Input should be a valid dictionary")
+    for name in given:
+        if name not in defaults:
+            raise Invalid.at(f"{where}.{name}", "Extra inputs are not permitted")
+    for name in required:
+        if name not in given:
+            raise Invalid.at(f"{where}.{name}", "Field required")
+    return {**defaults, **given}
