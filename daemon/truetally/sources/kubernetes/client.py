@@ -1,4 +1,4 @@
-"""The connection to one cluster: kubernetes_asyncio for who we are and how to get there, aiohttp for the bytes.
+"""The connection to one cluster: kubernetes_asyncio for who we are, aiohttp for the bytes.
 
 kubeconfig tokens, exec plugins and certificates are read when the connection is made, so
 a refused token is answered by making it anew: a token that was rotated is then found.

@@ -1,4 +1,4 @@
-"""A reflector keeps one kind current: list it in full, then watch what changes, and list again when that breaks.
+"""A reflector keeps one kind current: list it in full, watch what changes, and list again when that breaks.
 
 The kind is complete from the end of a full list until the watch cannot be taken up again.
 A list that is asked for in between (to confirm a suspicion) runs beside the watch; events
@@ -35,7 +35,7 @@ class Pace(msgspec.Struct, frozen=True):
     """How long a reflector waits for what.
 
     Attributes:
-        first_retry: the longest first pause after a failure; it doubles up to `last_retry`, and is random below.
+        first_retry: the longest first pause after a failure; it doubles up to `last_retry`.
         lost_after: how long a broken watch may be away before the kind counts as lost.
         ask_again: how often a denied or absent kind is tried again.
         watch_for: how long a watch lasts before it is taken up anew.
@@ -51,7 +51,7 @@ class Pace(msgspec.Struct, frozen=True):
 
 
 def pause_before(attempt: int, pace: Pace, chance: float) -> float:
-    """Seconds to wait before an attempt (1 is the first after a failure); `chance` is random between 0 and 1."""
+    """Seconds to wait before an attempt, counted from 1; `chance` is random between 0 and 1."""
     longest = min(pace.first_retry * (1 << min(attempt - 1, 16)), pace.last_retry).total_seconds()
     return longest / 2 + chance * longest / 2
 

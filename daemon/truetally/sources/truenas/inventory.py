@@ -31,6 +31,7 @@ _RESOURCE_PROPERTIES = [
     *("quota", "refquota", "refreservation", "volsize"),
     *("creation", "origin", "readonly", "mountpoint", "keystatus"),
 ]
+_DATASET_FIELDS = [*decode.DatasetEntry.__struct_fields__]
 _DATASET_PROPERTIES = [*_RESOURCE_PROPERTIES, "encryption"]
 _SNAPSHOT_PROPERTIES = ["creation", "used", "referenced", "defer_destroy"]
 
@@ -97,10 +98,20 @@ async def _resource_entries(
 
 
 async def _pool_datasets(session: Session, filters: Sequence[Any]) -> AsyncIterator[Page]:
-    extra = {"retrieve_children": False, "properties": _DATASET_PROPERTIES}
+    """Flat, and without the subtree that every ancestor otherwise repeats.
+
+    Up to 25.04 `retrieve_children: false` searches the pools' roots only, so there the subtrees are left out
+    by `select`; on 25.10 and newer it is what makes the walk flat.
+    """
+    extra: dict[str, Any] = {"properties": _DATASET_PROPERTIES}
+    options: dict[str, Any] = {"extra": extra, "order_by": ["id"], "limit": _PAGE}
+    if session.generation.datasets is Engine.POOL_DATASET:
+        options["select"] = _DATASET_FIELDS
+    else:
+        extra["retrieve_children"] = False
     offset = 0
     while True:
-        options = {"extra": extra, "order_by": ["id"], "limit": _PAGE, "offset": offset}
+        options["offset"] = offset
         entries = await session.permitted(
             "DATASET_READ", "pool.dataset.query", filters, options, type_=list[decode.DatasetEntry]
         )
