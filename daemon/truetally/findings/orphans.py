@@ -410,7 +410,7 @@ def _facts(ref: Ref, dataset: Dataset, found: tuple[Condition, ...], world: Worl
             for r in world.sharing(f"p:{ref.name}", Kind.NFS_SHARE, Kind.SMB_SHARE, Kind.ISCSI_EXTENT)
             if r.source == ref.source
         ),
-        "because": tuple(c.text for c in found),
+        "because": tuple(dict.fromkeys(c.text for c in found)),
     }
 
 
