@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 import string
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -79,18 +79,52 @@ class Event:
         return told
 
 
-@dataclass(slots=True)
-class Table:
-    """The rows of one kind by id; ids are never used twice."""
+_INDEXED = ("name", "target", "extent")
 
-    rows: dict[int, Row] = field(default_factory=dict)
-    last: int = 0
+
+class Table:
+    """The rows of one kind by id, indexed by what they are looked up by; ids are never used twice."""
+
+    def __init__(self) -> None:
+        self.rows: dict[int, Row] = {}
+        self.last = 0
+        self._index: dict[tuple[str, Any], set[int]] = {}
 
     def add(self, row: Row) -> Row:
         """Keep a row under the next id."""
         self.last += 1
-        self.rows[self.last] = {"id": self.last, **row}
-        return self.rows[self.last]
+        kept = {"id": self.last, **row}
+        self.rows[self.last] = kept
+        self._enter(kept)
+        return kept
+
+    def change(self, row_id: int, changes: Row) -> Row:
+        """Change a row."""
+        row = self.rows[row_id]
+        self._leave(row)
+        row.update(changes)
+        self._enter(row)
+        return row
+
+    def remove(self, row_id: int) -> None:
+        """Forget a row, if it is there."""
+        row = self.rows.pop(row_id, None)
+        if row is not None:
+            self._leave(row)
+
+    def where(self, field: str, value: Any) -> list[Row]:
+        """The rows with this value in an indexed field."""
+        return [self.rows[row_id] for row_id in sorted(self._index.get((field, value), ()))]
+
+    def _enter(self, row: Row) -> None:
+        for name in _INDEXED:
+            if name in row:
+                self._index.setdefault((name, row[name]), set()).add(row["id"])
+
+    def _leave(self, row: Row) -> None:
+        for name in _INDEXED:
+            if name in row:
+                self._index[name, row[name]].discard(row["id"])
 
 
 class Machine:

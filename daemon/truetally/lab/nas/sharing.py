@@ -41,6 +41,14 @@ _SMB_PURPOSES: Row = {
     "audit": {"enable": False, "watch_list": [], "ignore_list": []},
     "options": None,
 }
+# From 25.10 on these stand under `options`, and which there are depends on the purpose.
+_SMB_OPTIONS: Mapping[str, Row] = {
+    "DEFAULT_SHARE": {"aapl_name_mangling": False, "hostsallow": [], "hostsdeny": []},
+    "LEGACY_SHARE": {
+        name: value for name, value in _SMB_LEGACY.items() if name not in ("ro", "browsable", "abe")
+    }
+    | {"path_suffix": None, "vuid": None},
+}
 _DEFAULTS: Mapping[str, Row] = {
     "sharing.nfs": {
         "path": "",
@@ -170,8 +178,15 @@ def _create(kind: str, caller: Caller, data: Any) -> Row:
     elif kind == "iscsi.target":
         row["rel_tgt_id"] = row["id"]
     shown = _shown(machine, kind, row)
-    machine.tell("added", f"{kind}.query", row["id"], shown)
+    machine.tell("added", f"{kind}.query", row["id"], _told(machine, kind, shown))
     return shown
+
+
+def _told(machine: Machine, kind: str, shown: Row) -> Row:
+    # The options of an SMB share repeat its purpose in events, and in answers they don't.
+    if kind != "sharing.smb" or machine.number < (25, 10):
+        return shown
+    return {**shown, "options": {"purpose": shown["purpose"], **shown["options"]}}
 
 
 def _defaults(machine: Machine, kind: str) -> Row:
@@ -183,8 +198,7 @@ def _defaults(machine: Machine, kind: str) -> Row:
 
 def _complete(machine: Machine, kind: str, given: Row) -> None:
     """Check what the middleware checks against other objects, and fill in what it makes itself."""
-    rows = machine.tables[kind].rows.values()
-    if "name" in given and any(row["name"] == given["name"] for row in rows):
+    if "name" in given and machine.tables[kind].where("name", given["name"]):
         raise Invalid.at(f"{kind}.create.name", "Object with this name already exists", errno.EEXIST)
     if kind in ("sharing.nfs", "sharing.smb"):
         _check_path(machine, kind, given["path"])
@@ -193,7 +207,7 @@ def _complete(machine: Machine, kind: str, given: Row) -> None:
     elif kind == "iscsi.targetextent":
         _complete_link(machine, given)
     if kind == "sharing.smb" and machine.number >= (25, 10):
-        given["options"] = given["options"] or {"aapl_name_mangling": False}
+        given["options"] = {**_SMB_OPTIONS.get(given["purpose"], {}), **(given["options"] or {})}
     elif kind == "sharing.smb":
         given["vuid"] = ""
         given["audit"] = {"enable": False, "watch_list": [], "ignore_list": []}
@@ -223,8 +237,7 @@ def _complete_link(machine: Machine, given: Row) -> None:
         if given[kind] not in machine.tables[f"iscsi.{kind}"].rows:
             text = f"iSCSI {kind} {given[kind]} not found"
             raise Invalid.at(f"iscsi_targetextent_create.{kind}", text, errno.ENOENT)
-    links = machine.tables["iscsi.targetextent"].rows.values()
-    taken = {row["lunid"] for row in links if row["target"] == given["target"]}
+    taken = {row["lunid"] for row in _links(machine, "target", given["target"])}
     if given["lunid"] is None:
         given["lunid"] = next(lun for lun in range(len(taken) + 1) if lun not in taken)
     elif given["lunid"] in taken:
@@ -232,14 +245,13 @@ def _complete_link(machine: Machine, given: Row) -> None:
 
 
 def _drop(machine: Machine, kind: str, row_id: int) -> bool:
-    del machine.tables[kind].rows[row_id]
+    machine.tables[kind].remove(row_id)
     machine.tell("removed", f"{kind}.query", row_id)
     return True
 
 
-def _links(machine: Machine, **where: int) -> list[Row]:
-    rows = machine.tables["iscsi.targetextent"].rows.values()
-    return [row for row in rows if all(row[key] == value for key, value in where.items())]
+def _links(machine: Machine, end: str, row_id: int) -> list[Row]:
+    return machine.tables["iscsi.targetextent"].where(end, row_id)
 
 
 def _in_use(machine: Machine, target: Row) -> bool:
@@ -263,9 +275,9 @@ def _register(kind: str) -> None:
     def update(caller: Caller, id: Any, data: Any) -> Row:  # noqa: A002
         row = _the_row(kind, caller, id)
         filled(data, _defaults(caller.machine, kind), where="data")
-        row.update(data)
+        caller.machine.tables[kind].change(row["id"], data)
         shown = _shown(caller.machine, kind, row)
-        caller.machine.tell("changed", f"{kind}.query", row["id"], shown)
+        caller.machine.tell("changed", f"{kind}.query", row["id"], _told(caller.machine, kind, shown))
         return shown
 
     method(f"{kind}.query", f"{role}_READ")(query)
@@ -298,7 +310,7 @@ def link_delete(caller: Caller, id: Any, force: bool = False) -> bool:  # noqa: 
 def extent_delete(caller: Caller, id: Any, remove: bool = False, force: bool = False) -> bool:  # noqa: A002
     """Delete an extent and its links."""
     machine, row = caller.machine, _the_row("iscsi.extent", caller, id)
-    for link in _links(machine, extent=row["id"]):
+    for link in _links(machine, "extent", row["id"]):
         link_delete(caller, link["id"], force)
     return _drop(machine, "iscsi.extent", row["id"])
 
@@ -309,7 +321,7 @@ def target_delete(caller: Caller, id: Any, force: bool = False, delete_extents: 
     machine, row = caller.machine, _the_row("iscsi.target", caller, id)
     if _in_use(machine, row) and not force:
         raise CallError(f"Target {row['name']} is in use.", errno.EFAULT)
-    for link in _links(machine, target=row["id"]):
+    for link in _links(machine, "target", row["id"]):
         link_delete(caller, link["id"], force=True)
         if delete_extents:
             extent_delete(caller, link["extent"], force=True)
@@ -392,12 +404,12 @@ def detach(machine: Machine, name: str) -> None:
     """Remove what is attached to a path, without telling: the delegates write to the database themselves."""
     for kind in ("sharing.nfs", "sharing.smb"):
         for row in _rows_under(machine, kind, name):
-            del machine.tables[kind].rows[row["id"]]
+            machine.tables[kind].remove(row["id"])
     for extent in _rows_under(machine, "iscsi.extent", name):
-        targets = {link["target"] for link in _links(machine, extent=extent["id"])}
-        for link in _links(machine, extent=extent["id"]):
-            del machine.tables["iscsi.targetextent"].rows[link["id"]]
-        del machine.tables["iscsi.extent"].rows[extent["id"]]
+        targets = {link["target"] for link in _links(machine, "extent", extent["id"])}
+        for link in _links(machine, "extent", extent["id"]):
+            machine.tables["iscsi.targetextent"].remove(link["id"])
+        machine.tables["iscsi.extent"].remove(extent["id"])
         for target in targets:
-            if not _links(machine, target=target):
-                machine.tables["iscsi.target"].rows.pop(target, None)
+            if not _links(machine, "target", target):
+                machine.tables["iscsi.target"].remove(target)

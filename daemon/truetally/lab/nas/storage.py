@@ -296,7 +296,7 @@ def _snapshot_row(
     newest = machine.number >= (26, 0)
     shown = {tag: count for tag, count in snapshot.holds.items() if tag == "truenas" or not newest}
     return tree.snapshot_row(
-        snapshot, machine.zfs, wanted=wanted, user_properties=not newest, holds=shown if holds else None
+        snapshot, machine.zfs, wanted=wanted, holds=shown if holds else None, newest=newest
     )
 
 

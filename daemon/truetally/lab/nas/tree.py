@@ -272,20 +272,27 @@ def snapshot_user_properties(snapshot: Snapshot, zfs: Zfs) -> dict[str, tuple[st
     return inherited | {key: (value, "LOCAL") for key, value in snapshot.user.items()}
 
 
-def _snapshot_properties(snapshot: Snapshot) -> Row:
+def _snapshot_properties(snapshot: Snapshot, *, newest: bool) -> Row:
     created = int(snapshot.created_at.timestamp())
     clones = ",".join(sorted(snapshot.clones))
-    plain = {
+    plain: dict[str, tuple[str, Any]] = {
         "type": ("snapshot", "snapshot"),
         "creation": (str(created), date(snapshot.created_at)),
         "used": (str(snapshot.used_bytes), snapshot.used_bytes),
         "referenced": (str(snapshot.referenced_bytes), snapshot.referenced_bytes),
         "createtxg": (str(snapshot.txg), str(snapshot.txg)),
         "guid": (str(snapshot.txg << 20), str(snapshot.txg << 20)),
-        "userrefs": (str(len(snapshot.holds)), len(snapshot.holds)),
-        "defer_destroy": ("on" if snapshot.defer_destroy else "off", snapshot.defer_destroy),
-        "clones": (clones, clones),
     }
+    # 26's schemas know no property that tells clones, holds or a deferred destroy.
+    plain |= (
+        {}
+        if newest
+        else {
+            "userrefs": (str(len(snapshot.holds)), len(snapshot.holds)),
+            "defer_destroy": ("on" if snapshot.defer_destroy else "off", snapshot.defer_destroy),
+            "clones": (clones, clones),
+        }
+    )
     return {
         name: {"value": raw, "rawvalue": raw, "parsed": parsed, "source": "NONE"}
         for name, (raw, parsed) in plain.items()
@@ -310,15 +317,15 @@ def snapshot_row(
     zfs: Zfs,
     *,
     wanted: Collection[str] | None,
-    user_properties: bool,
     holds: Mapping[str, int] | None,
+    newest: bool,
 ) -> Row:
     """A snapshot as `pool.snapshot.query` shows it; `wanted` None means every property."""
     row = snapshot_name_row(snapshot)
-    properties = _snapshot_properties(snapshot)
+    properties = _snapshot_properties(snapshot, newest=newest)
     if wanted is not None:
         properties = {name: value for name, value in properties.items() if name in wanted}
-    elif user_properties:
+    elif not newest:
         for key, (value, source) in snapshot_user_properties(snapshot, zfs).items():
             properties[key] = {"value": value, "rawvalue": value, "parsed": value, "source": source}
     row["properties"] = properties
@@ -331,7 +338,7 @@ def snapshot_resource_row(
     snapshot: Snapshot, zfs: Zfs, properties: Collection[str] | None, *, user: bool, holds: bool
 ) -> Row:
     """A snapshot as `zfs.resource.snapshot.query` (26) shows it: every hold tag is visible here."""
-    every = _snapshot_properties(snapshot) if properties is not None else {}
+    every = _snapshot_properties(snapshot, newest=True) if properties is not None else {}
     shown = {
         name: _resource_property(name, value, source=False)
         for name, value in every.items()

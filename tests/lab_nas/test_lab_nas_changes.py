@@ -1,0 +1,169 @@
+"""Deleting and its hazards, and who is told of a change."""
+
+import errno
+
+from lab_nas.nas_client import logged_in
+from truetally.lab.nas.driver import Driver
+
+
+async def _heard(client, *collections):
+    for each in collections:
+        await client.call("core.subscribe", each)
+
+
+async def _told(client):
+    await client.call("core.ping")
+    events, client.events = client.events, []
+    return [(event["msg"], event["collection"], event.get("id")) for event in events]
+
+
+async def test_a_refused_delete_has_already_cut_the_share_off(nas):
+    nas.ssh.create_dataset("tank/k8s/v")
+    nas.ssh.snapshot("tank/k8s/v@s")
+    nas.call("sharing.nfs.create", {"path": "/mnt/tank/k8s/v"})
+    async with logged_in(nas) as client:
+        error = await client.error("pool.dataset.delete", "tank/k8s/v", {})
+        assert error["data"]["error"] == errno.EBUSY
+        assert await client.call("sharing.nfs.query") == []
+        assert await client.call("pool.dataset.get_instance", "tank/k8s/v")
+
+
+async def test_children_refuse_a_delete_before_anything_is_cut(nas):
+    nas.ssh.create_dataset("tank/k8s/v/child")
+    nas.call("sharing.nfs.create", {"path": "/mnt/tank/k8s/v"})
+    async with logged_in(nas) as client:
+        error = await client.error("pool.dataset.delete", "tank/k8s/v")
+        assert error["data"]["errname"] == "ENOTEMPTY"
+        assert len(await client.call("sharing.nfs.query")) == 1
+
+
+async def test_a_delete_takes_extents_links_and_lonely_targets(nas):
+    driver = Driver(nas, protocol="iscsi")
+    driver.create_volume("pvc-1")
+    async with logged_in(nas) as client:
+        path = driver.dataset_of("pvc-1")
+        assert (await client.call("pool.dataset.attachments", path))[0]["attachments"] == ["pvc-1"]
+        await client.call("pool.dataset.delete", path)
+        for kind in ("target", "extent", "targetextent"):
+            assert await client.call(f"iscsi.{kind}.query") == []
+
+
+async def test_a_recursive_delete_of_26_goes_through_holds_and_clones(any_nas):
+    lab, survives = any_nas, any_nas.machine.version != "26.0"
+    lab.ssh.create_dataset("tank/k8s/v")
+    lab.ssh.snapshot("tank/k8s/v@s")
+    lab.zfs.hold("tank/k8s/v@s", "velero")
+    lab.ssh.clone("tank/k8s/v@s", "tank/k8s/clone")
+    async with logged_in(lab) as client:
+        reply = await client.reply("pool.dataset.delete", "tank/k8s/v", {"recursive": True})
+    assert ("error" in reply) is survives
+    assert (lab.zfs.find("tank/k8s/v") is not None) is survives
+    assert (lab.zfs.find("tank/k8s/clone") is not None) is survives
+
+
+async def test_a_snapshot_with_clones_goes_with_the_last_clone(nas):
+    nas.ssh.create_dataset("tank/k8s/v")
+    nas.ssh.snapshot("tank/k8s/v@s")
+    async with logged_in(nas) as client:
+        await client.call("pool.snapshot.clone", {"snapshot": "tank/k8s/v@s", "dataset_dst": "tank/k8s/c"})
+        assert (await client.error("pool.snapshot.delete", "tank/k8s/v@s"))["data"]["error"] == errno.EBUSY
+        await client.call("pool.snapshot.delete", "tank/k8s/v@s", {"defer": True})
+        row = await client.call("pool.snapshot.get_instance", "tank/k8s/v@s")
+        assert row["properties"]["defer_destroy"]["rawvalue"] == "on"
+        await client.call("pool.dataset.delete", "tank/k8s/c")
+        assert await client.call("pool.snapshot.query") == []
+
+
+async def test_release_takes_every_tag(nas):
+    nas.ssh.snapshot("tank/k8s@s")
+    nas.zfs.hold("tank/k8s@s", "velero")
+    async with logged_in(nas) as client:
+        await client.call("pool.snapshot.hold", "tank/k8s@s")
+        await client.call("pool.snapshot.release", "tank/k8s@s")
+    assert nas.zfs.snapshot("tank/k8s@s").holds == {}
+
+
+async def test_a_target_in_use_is_not_deleted_unless_forced(nas):
+    nas.call("iscsi.target.create", {"name": "v"})
+    nas.machine.connect_initiator("v", "iqn.1993-08.org.debian:01:a")
+    async with logged_in(nas) as client:
+        assert (await client.error("iscsi.target.delete", 1))["data"]["error"] == errno.EFAULT
+        assert (await client.call("iscsi.global.sessions"))[0]["target"].endswith(":v")
+        assert await client.call("iscsi.target.delete", 1, True) is True
+
+
+async def test_an_event_comes_before_the_reply_to_the_call_that_made_it(nas):
+    async with logged_in(nas) as client:
+        await _heard(client, "iscsi.initiator.query")
+        made = await client.call("iscsi.initiator.create", {"comment": "c"})
+        assert client.events == [
+            {"msg": "added", "collection": "iscsi.initiator.query", "id": made["id"], "fields": made}
+        ]
+
+
+async def test_generic_events_of_25_04_carry_the_id_alone(nas25_04):
+    async with logged_in(nas25_04) as client:
+        await _heard(client, "iscsi.initiator.query")
+        made = await client.call("iscsi.initiator.create", {"comment": "c"})
+    assert client.events == [{"msg": "added", "collection": "iscsi.initiator.query", "id": made["id"]}]
+
+
+async def test_over_ssh_only_destroying_is_heard_of(nas):
+    async with logged_in(nas) as client:
+        await _heard(client, "pool.dataset.query", "pool.snapshot.query")
+        nas.ssh.create_dataset("tank/k8s/v")
+        nas.ssh.snapshot("tank/k8s/v@s")
+        nas.ssh.set("tank/k8s/v", {"x:y": "1"})
+        nas.ssh.clone("tank/k8s/v@s", "tank/k8s/c")
+        assert await _told(client) == []
+        nas.ssh.destroy("tank/k8s/c")
+        nas.ssh.destroy("tank/k8s/v", recursive=True)
+        assert await _told(client) == [
+            ("removed", "pool.dataset.query", path) for path in ("tank/k8s/c", "tank/k8s/v@s", "tank/k8s/v")
+        ]
+
+
+async def test_a_clone_through_the_api_is_told_to_nobody(nas):
+    nas.ssh.snapshot("tank/k8s@s")
+    async with logged_in(nas) as client:
+        await _heard(client, "*")
+        await client.call("pool.snapshot.clone", {"snapshot": "tank/k8s@s", "dataset_dst": "tank/c"})
+        assert await _told(client) == []
+
+
+async def test_a_deleted_snapshot_is_told_twice(nas):
+    nas.ssh.snapshot("tank/k8s@s")
+    async with logged_in(nas) as client:
+        await _heard(client, "*")
+        await client.call("pool.snapshot.delete", "tank/k8s@s")
+        assert client.events[-1]["extra"] == {"recursive": False}
+        assert await _told(client) == [
+            ("removed", "pool.dataset.query", "tank/k8s@s"),
+            ("removed", "pool.snapshot.query", "tank/k8s@s"),
+        ]
+
+
+async def test_after_unsubscribe_there_is_silence(nas):
+    async with logged_in(nas) as client:
+        ident = await client.call("core.subscribe", "iscsi.initiator.query")
+        await client.call("core.unsubscribe", ident)
+        await client.call("iscsi.initiator.create", {"comment": "c"})
+        assert await _told(client) == []
+
+
+async def test_a_service_event_has_no_id(nas):
+    async with logged_in(nas) as client:
+        await _heard(client, "service.query")
+        nas.machine.set_service("nfs", running=False)
+        assert await _told(client) == [("changed", "service.query", None)]
+
+
+async def test_only_ones_own_jobs_are_seen(nas):
+    job = nas.machine.start_job("replication.run_onetime", [{"target": "tank/k8s/v"}])
+    async with logged_in(nas, ["READONLY_ADMIN"]) as client:
+        assert await client.call("core.get_jobs") == []
+    async with logged_in(nas) as client:
+        await _heard(client, "core.get_jobs")
+        assert (await client.call("core.get_jobs", [["state", "=", "RUNNING"]], {"get": True}))["id"] == 1
+        nas.machine.finish_job(job)
+        assert await _told(client) == [("changed", "core.get_jobs", 1)]

@@ -1,0 +1,172 @@
+"""democratic-csi on the lab NAS: whole volumes, half-created ones, and what deletions leave."""
+
+import json
+import time
+
+import pytest
+
+from lab_nas.nas_client import logged_in
+from truetally.lab.nas import LabNas
+from truetally.lab.nas.driver import Driver, Step
+from truetally.lab.nas.failures import CallError
+
+
+def _marks(nas, path):
+    user = nas.zfs.dataset(path).user
+    return {key.removeprefix("democratic-csi:"): value for key, value in user.items()}
+
+
+@pytest.mark.parametrize("over", ["ssh", "api"])
+async def test_a_whole_nfs_volume_carries_every_mark(any_nas, over):
+    driver = Driver(any_nas, instance_id="one", over=over)
+    handle, attributes = driver.create_volume("pvc-1", 2 << 30)
+    family = "freenas-nfs" if over == "ssh" else "freenas-api-nfs"
+    path = "tank/k8s/nfs/vols/pvc-1"
+    context = {"node_attach_driver": "nfs", "server": "127.0.0.1", "share": f"/mnt/{path}"}
+    provisioner = {"provisioner_driver": family, "provisioner_driver_instance_id": "one"}
+    assert (handle, attributes) == ("pvc-1", context | provisioner)
+    marks = _marks(any_nas, path)
+    assert json.loads(marks.pop("csi_share_volume_context")) == context
+    assert marks == {
+        "managed_resource": "true",
+        "csi_volume_name": "pvc-1",
+        "volume_context_provisioner_driver": family,
+        "volume_context_provisioner_instance_id": "one",
+        "freenas_nfs_share_id": "1",
+        "provision_success": "true",
+    }
+    assert any_nas.zfs.dataset(path).refquota == 2 << 30
+    share = any_nas.call("sharing.nfs.query", [], {"get": True})
+    assert share["comment"] == f"democratic-csi (org.democratic-csi.nfs): {path}"
+
+
+async def test_an_iscsi_volume_is_a_zvol_with_target_extent_and_link(any_nas):
+    driver = Driver(any_nas, "tank/k8s/iscsi/vols", "tank/k8s/iscsi/snaps", "iscsi")
+    _, attributes = driver.create_volume("pvc-A", (1 << 30) + 1)
+    assert attributes["iqn"] == "iqn.2005-10.org.freenas.ctl:pvc-a"
+    assert any_nas.zfs.dataset("tank/k8s/iscsi/vols/pvc-A").volsize == (1 << 30) + 16384
+    extent = any_nas.call("iscsi.extent.query", [], {"get": True})
+    assert (extent["disk"], extent["path"]) == ("zvol/tank/k8s/iscsi/vols/pvc-A",) * 2
+    marks = _marks(any_nas, "tank/k8s/iscsi/vols/pvc-A")
+    assert marks["freenas_iscsi_assets_name"] == "pvc-a"
+
+
+async def test_an_smb_volume_is_shared_by_its_name(any_nas):
+    _, attributes = Driver(any_nas, protocol="smb").create_volume("pvc-A")
+    assert attributes["share"] == any_nas.call("sharing.smb.query", [], {"get": True})["name"] == "pvc-a"
+
+
+@pytest.mark.parametrize(
+    ("step", "has", "has_not"),
+    [
+        (Step.DATASET, {"managed_resource"}, {"provision_success", "freenas_iscsi_target_id"}),
+        (Step.TARGET, {"freenas_iscsi_target_id"}, {"freenas_iscsi_extent_id"}),
+        (Step.EXTENT, {"freenas_iscsi_extent_id"}, {"freenas_iscsi_targettoextent_id"}),
+        (Step.SHARE, {"freenas_iscsi_assets_name"}, {"csi_share_volume_context"}),
+        (Step.SHARE_CONTEXT, {"csi_share_volume_context"}, {"provision_success"}),
+    ],
+)
+async def test_a_stopped_creation_leaves_what_was_done(nas, step, has, has_not):
+    driver = Driver(nas, protocol="iscsi")
+    driver.create_volume("pvc-1", stop_after=step)
+    marks = set(_marks(nas, driver.dataset_of("pvc-1")))
+    assert marks >= has
+    assert not marks & has_not
+
+
+async def test_a_stopped_replication_leaves_an_unmarked_dataset(nas):
+    driver = Driver(nas)
+    driver.create_volume("pvc-1")
+    driver.create_volume("pvc-2", source="pvc-1", detached=True, stop_after=Step.REPLICATED)
+    left = nas.zfs.dataset(driver.dataset_of("pvc-2"))
+    assert (left.user, list(left.snapshots)) == ({}, ["volume-source-for-volume-pvc-2"])
+
+
+async def test_a_deleted_volume_leaves_nothing(any_nas):
+    for protocol in ("nfs", "smb", "iscsi"):
+        driver = Driver(any_nas, protocol=protocol)
+        driver.create_volume("pvc-1")
+        driver.delete_volume("pvc-1")
+        assert any_nas.zfs.find(driver.dataset_of("pvc-1")) is None
+    for kind in ("sharing.nfs", "sharing.smb", "iscsi.target", "iscsi.extent", "iscsi.targetextent"):
+        assert any_nas.call(f"{kind}.query") == []
+
+
+async def test_a_deletion_that_clones_refuse_has_lost_its_share(nas):
+    driver = Driver(nas)
+    driver.create_volume("pvc-1")
+    driver.restore("pvc-2", driver.create_snapshot("pvc-1", "snapshot-1"))
+    with pytest.raises(CallError, match="has dependent clones"):
+        driver.delete_volume("pvc-1")
+    assert "freenas_nfs_share_id" not in _marks(nas, driver.dataset_of("pvc-1"))
+    assert [row["path"] for row in nas.call("sharing.nfs.query")] == [f"/mnt/{driver.dataset_of('pvc-2')}"]
+
+
+async def test_a_clone_takes_its_source_snapshot_with_it(nas):
+    driver = Driver(nas)
+    driver.create_volume("pvc-1")
+    driver.clone("pvc-2", "pvc-1")
+    marks = _marks(nas, driver.dataset_of("pvc-2"))
+    assert (marks["csi_volume_content_source_type"], marks["csi_volume_content_source_id"]) == (
+        "volume",
+        "pvc-1",
+    )
+    assert list(nas.zfs.dataset(driver.dataset_of("pvc-1")).snapshots) == ["volume-source-for-volume-pvc-2"]
+    driver.delete_volume("pvc-2")
+    assert nas.zfs.dataset(driver.dataset_of("pvc-1")).snapshots == {}
+
+
+async def test_a_deleted_snapshot_with_clones_waits_for_them(nas):
+    driver = Driver(nas)
+    driver.create_volume("pvc-1")
+    handle = driver.create_snapshot("pvc-1", "snapshot-1")
+    assert handle == "pvc-1@snapshot-1"
+    driver.restore("pvc-2", handle)
+    driver.delete_snapshot(handle)
+    assert nas.zfs.snapshot(driver.snapshot_of(handle)).defer_destroy
+    driver.delete_volume("pvc-2")
+    assert nas.zfs.find_snapshot(driver.snapshot_of(handle)) is None
+
+
+async def test_a_detached_snapshot_is_a_dataset_in_a_plain_container(nas):
+    driver = Driver(nas)
+    driver.create_volume("pvc-1")
+    handle = driver.create_snapshot("pvc-1", "snapshot-1", detached=True)
+    assert handle == "pvc-1/snapshot-1"
+    assert _marks(nas, "tank/k8s/nfs/snaps/pvc-1") == {}
+    assert _marks(nas, "tank/k8s/nfs/snaps/pvc-1/snapshot-1")["csi_snapshot_name"] == "snapshot-1"
+    driver.delete_snapshot(handle)
+    assert nas.zfs.find("tank/k8s/nfs/snaps/pvc-1") is None
+
+
+async def test_ssh_drivers_leave_shares_behind_that_point_at_nothing(nas):
+    driver = Driver(nas)
+    driver.create_volume("pvc-1")
+    nas.ssh.destroy(driver.dataset_of("pvc-1"))
+    async with logged_in(nas) as client:
+        assert len(await client.call("sharing.nfs.query")) == 1
+
+
+async def test_ten_thousand_volumes_and_thirty_thousand_snapshots_are_made_and_listed_quickly():
+    lab = LabNas("25.10")
+    lab.zfs.create_pool("tank")
+    driver = Driver(lab)
+    began = time.perf_counter()
+    for number in range(10_000):
+        handle, _ = driver.create_volume(f"pvc-{number}")
+        for each in range(3):
+            driver.create_snapshot(handle, f"snapshot-{each}")
+    made = time.perf_counter() - began
+    await lab.start()
+    async with logged_in(lab) as client:
+        began = time.perf_counter()
+        few = {"extra": {"retrieve_children": False, "properties": ["used", "creation"]}}
+        assert len(await client.call("pool.dataset.query", [["pool", "in", ["tank"]]], few)) > 10_000
+        few = {"extra": {"properties": ["used", "creation"]}, "limit": 10_000}
+        assert len(await client.call("pool.snapshot.query", [], few)) == 10_000
+        listed = time.perf_counter() - began
+    await lab.stop()
+    print(f"made in {made:.2f} s, listed in {listed:.2f} s")
+    # Twice and more of what it takes on two shared cores, against a slip into quadratic time.
+    assert made < 10
+    assert listed < 10

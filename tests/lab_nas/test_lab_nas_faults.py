@@ -1,0 +1,110 @@
+"""A NAS on a bad day: what was ordered happens, once, and then it works again."""
+
+import asyncio
+import errno
+import ssl
+
+import aiohttp
+import pytest
+import trustme
+
+from lab_nas.nas_client import NasClient, connected, logged_in
+from truetally.lab.nas import LabNas
+
+
+async def test_the_second_call_fails_and_the_third_does_not(nas):
+    nas.faults.fail("pool.query", nth=2, number=errno.EIO)
+    async with logged_in(nas) as client:
+        await client.call("pool.query")
+        assert (await client.error("pool.query"))["data"]["errname"] == "EIO"
+        await client.call("pool.query")
+    assert nas.faults.calls["pool.query"] == 3
+
+
+async def test_half_a_list_is_told_as_if_it_were_all(nas):
+    nas.faults.truncate("pool.dataset.query")
+    async with logged_in(nas) as client:
+        assert len(await client.call("pool.dataset.query")) == 1
+        assert len(await client.call("pool.dataset.query")) == 2
+
+
+async def test_a_dropped_reply_never_comes(nas):
+    nas.faults.drop("pool.query")
+    async with logged_in(nas) as client:
+        await client.send("pool.query", ident="lost")
+        await client.send("core.ping", ident="kept")
+        assert (await client.receive())["id"] == "kept"
+        assert await client.call("core.ping") == "pong"
+
+
+async def test_a_cut_breaks_the_connection_within_the_answer(nas):
+    nas.faults.cut("pool.dataset.query")
+    async with logged_in(nas) as client:
+        await client.send("pool.dataset.query", ident=1)
+        message = await asyncio.wait_for(client.socket.receive(), 10)
+    assert message.type in (aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR, aiohttp.WSMsgType.CLOSE)
+
+
+async def test_a_stalled_nas_says_nothing_until_it_resumes(nas):
+    async with logged_in(nas) as client:
+        nas.stall()
+        await client.send("core.ping", ident=1)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(reading := asyncio.ensure_future(client.receive())), 0.2)
+        nas.resume()
+        assert (await reading)["result"] == "pong"
+
+
+async def test_a_lost_login_leaves_the_socket_open(nas):
+    key = nas.add_key()
+    async with connected(nas) as client:
+        await client.login(key)
+        nas.lose_logins()
+        assert (await client.error("pool.query"))["data"]["error"] == 207
+        assert (await client.login(key))["response_type"] == "SUCCESS"
+        await client.call("pool.query")
+
+
+async def test_a_revoked_key_logs_in_no_more(nas):
+    key = nas.add_key()
+    nas.revoke_key(key)
+    async with connected(nas) as client:
+        assert await client.login(key) == {"response_type": "EXPIRED"}
+
+
+async def test_a_restart_closes_sockets_and_keeps_state_and_address(nas):
+    url = nas.url
+    async with logged_in(nas) as client:
+        await nas.restart()
+        with pytest.raises(ConnectionError):
+            await client.receive()
+    assert nas.url == url
+    async with logged_in(nas) as client:
+        assert len(await client.call("pool.dataset.query")) == 2
+
+
+async def test_while_a_restart_lasts_nobody_answers(nas):
+    async def refused():
+        with pytest.raises(aiohttp.ClientConnectionError):
+            async with connected(nas):
+                pass
+
+    await nas.restart(refused)
+
+
+async def test_over_tls_a_key_from_elsewhere_is_welcome():
+    authority = trustme.CA()
+    theirs = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(theirs)
+    ours = ssl.create_default_context()
+    authority.configure_trust(ours)
+    lab = LabNas("26.0", tls=theirs)
+    lab.remote_address = "192.0.2.7"
+    url = await lab.start()
+    assert url.startswith("wss://")
+    async with (
+        aiohttp.ClientSession() as session,
+        session.ws_connect(f"{url}/api/current", ssl=ours) as socket,
+    ):
+        assert (await NasClient(socket).login(lab.add_key()))["response_type"] == "SUCCESS"
+    await lab.stop()
