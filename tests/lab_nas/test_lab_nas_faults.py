@@ -2,7 +2,10 @@
 
 import asyncio
 import errno
+import json
 import ssl
+import sys
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -10,6 +13,8 @@ import trustme
 
 from lab_nas.nas_client import NasClient, connected, logged_in
 from truetally.lab.nas import LabNas
+
+_SOURCES = Path(__file__).parents[2] / "daemon"
 
 
 async def test_the_second_call_fails_and_the_third_does_not(nas):
@@ -108,3 +113,28 @@ async def test_over_tls_a_key_from_elsewhere_is_welcome():
     ):
         assert (await NasClient(socket).login(lab.add_key()))["response_type"] == "SUCCESS"
     await lab.stop()
+
+
+async def test_it_runs_as_a_process_of_its_own():
+    program = "import asyncio; from truetally.lab.nas import serve; asyncio.run(serve('26.0'))"
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, stdout=asyncio.subprocess.PIPE, cwd=_SOURCES
+    )
+    try:
+        told = await _announcement(process.stdout)
+        async with (
+            aiohttp.ClientSession() as session,
+            session.ws_connect(f"{told['url']}/api/current") as socket,
+        ):
+            client = NasClient(socket)
+            assert (await client.login(told["api_key"], told["username"]))["response_type"] == "SUCCESS"
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+async def _announcement(lines):
+    while line := await asyncio.wait_for(lines.readline(), 30):
+        if line.startswith(b"{"):
+            return json.loads(line)
+    raise AssertionError("the lab NAS ended without saying where it answers")

@@ -199,3 +199,16 @@ async def test_a_locked_dataset_locks_its_shares(nas):
         assert (await client.call("sharing.nfs.query"))[0]["locked"] is True
         row = await client.call("pool.dataset.get_instance", "tank/k8s")
     assert (row["locked"], row["mountpoint"]) == (True, None)
+
+
+async def test_pages_of_snapshots_join_to_the_whole_list(nas):
+    for number in range(5):
+        nas.ssh.snapshot(f"tank/k8s@s{number}")
+    async with logged_in(nas) as client:
+        whole = await client.call("pool.snapshot.query")
+        pages = [
+            await client.call("pool.snapshot.query", [], {"limit": 2, "offset": offset})
+            for offset in (0, 2, 4)
+        ]
+    assert [row for page in pages for row in page] == whole
+    assert [len(page) for page in pages] == [2, 2, 1]

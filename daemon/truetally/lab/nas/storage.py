@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Collection, Iterable
+from dataclasses import replace
 from typing import Any
 
 from truetally.lab.nas import tree
@@ -313,6 +314,10 @@ def snapshot_query(caller: Caller, filters: Any = (), options: Any = None) -> An
     ]
     if query.count or list(query.select) == ["name"]:
         return query.apply(map(tree.snapshot_name_row, chosen))
+    if not query.filters and not query.order_by and not query.get:
+        # A page needs no more rows than it shows; the real one builds them all.
+        chosen = chosen[query.offset : query.offset + query.limit if query.limit else None]
+        query = replace(query, offset=0, limit=0)
     wanted, holds = query.option("properties"), bool(query.option("holds"))
     return query.apply(_snapshot_row(machine, taken, wanted, holds=holds) for taken in chosen)
 

@@ -272,9 +272,8 @@ def snapshot_user_properties(snapshot: Snapshot, zfs: Zfs) -> dict[str, tuple[st
     return inherited | {key: (value, "LOCAL") for key, value in snapshot.user.items()}
 
 
-def _snapshot_properties(snapshot: Snapshot, *, newest: bool) -> Row:
+def _snapshot_properties(snapshot: Snapshot, wanted: Collection[str] | None, *, newest: bool) -> Row:
     created = int(snapshot.created_at.timestamp())
-    clones = ",".join(sorted(snapshot.clones))
     plain: dict[str, tuple[str, Any]] = {
         "type": ("snapshot", "snapshot"),
         "creation": (str(created), date(snapshot.created_at)),
@@ -283,19 +282,16 @@ def _snapshot_properties(snapshot: Snapshot, *, newest: bool) -> Row:
         "createtxg": (str(snapshot.txg), str(snapshot.txg)),
         "guid": (str(snapshot.txg << 20), str(snapshot.txg << 20)),
     }
-    # 26's schemas know no property that tells clones, holds or a deferred destroy.
-    plain |= (
-        {}
-        if newest
-        else {
-            "userrefs": (str(len(snapshot.holds)), len(snapshot.holds)),
-            "defer_destroy": ("on" if snapshot.defer_destroy else "off", snapshot.defer_destroy),
-            "clones": (clones, clones),
-        }
-    )
+    if not newest:
+        # 26's schemas know no property that tells clones, holds or a deferred destroy.
+        plain["userrefs"] = (str(len(snapshot.holds)), len(snapshot.holds))
+        plain["defer_destroy"] = ("on" if snapshot.defer_destroy else "off", snapshot.defer_destroy)
+        clones = ",".join(sorted(snapshot.clones))
+        plain["clones"] = (clones, clones)
     return {
         name: {"value": raw, "rawvalue": raw, "parsed": parsed, "source": "NONE"}
         for name, (raw, parsed) in plain.items()
+        if wanted is None or name in wanted
     }
 
 
@@ -322,10 +318,8 @@ def snapshot_row(
 ) -> Row:
     """A snapshot as `pool.snapshot.query` shows it; `wanted` None means every property."""
     row = snapshot_name_row(snapshot)
-    properties = _snapshot_properties(snapshot, newest=newest)
-    if wanted is not None:
-        properties = {name: value for name, value in properties.items() if name in wanted}
-    elif not newest:
+    properties = _snapshot_properties(snapshot, wanted, newest=newest)
+    if wanted is None and not newest:
         for key, (value, source) in snapshot_user_properties(snapshot, zfs).items():
             properties[key] = {"value": value, "rawvalue": value, "parsed": value, "source": source}
     row["properties"] = properties
@@ -338,12 +332,10 @@ def snapshot_resource_row(
     snapshot: Snapshot, zfs: Zfs, properties: Collection[str] | None, *, user: bool, holds: bool
 ) -> Row:
     """A snapshot as `zfs.resource.snapshot.query` (26) shows it: every hold tag is visible here."""
-    every = _snapshot_properties(snapshot, newest=True) if properties is not None else {}
-    shown = {
-        name: _resource_property(name, value, source=False)
-        for name, value in every.items()
-        if not properties or name in properties
-    }
+    # None asks for no properties, an empty list for the default ones.
+    wanted = (properties or None) if properties is not None else ()
+    every = _snapshot_properties(snapshot, wanted, newest=True)
+    shown = {name: _resource_property(name, value, source=False) for name, value in every.items()}
     users = snapshot_user_properties(snapshot, zfs) if user else {}
     return {
         "createtxg": snapshot.txg,

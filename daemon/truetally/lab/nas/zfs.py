@@ -289,7 +289,6 @@ class Zfs:
         dataset, parent = self.dataset(name), self.dataset(target.rpartition("/")[0])
         if target in self.datasets:
             raise CallError(f"cannot rename to '{target}': dataset already exists", errno.EEXIST)
-        assert dataset.parent is not None or not name  # noqa: S101
         for each in list(dataset.below()):
             self._rename_one(each, target + each.name.removeprefix(name))
         if dataset.parent is not None:
