@@ -72,8 +72,9 @@ class ClusterClient:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         api = await self._open()
         try:
-            headers: dict[str, str] = {"Accept": "application/json"}
-            await api.update_params_for_auth(headers, [], ["BearerToken"])
+            headers = await self._headers(api)
+            if api.rest_client.pool_manager.closed:  # another request was answered 401 meanwhile
+                raise SourceUnavailable(self._settings.name, "the credentials are being renewed")
             async with api.rest_client.pool_manager.get(
                 api.configuration.host + path,
                 params=query,
@@ -84,18 +85,28 @@ class ClusterClient:
                 server_hostname=api.rest_client.server_hostname,
             ) as answer:
                 if answer.status != 200:
-                    await self._refuse(answer, grant)
+                    await self._refuse(answer, grant, api)
                 yield answer
         except (aiohttp.ClientError, OSError, ValueError) as error:
             # A reason that names the address helps; the query and the headers stay out of it.
             raise SourceUnavailable(self._settings.name, _reason(error, api.configuration.host)) from error
 
-    async def _refuse(self, answer: aiohttp.ClientResponse, grant: str) -> None:
+    async def _headers(self, api: Any) -> dict[str, str]:
+        headers = {"Accept": "application/json"}
+        try:
+            async with asyncio.timeout(_CONFIGURE_WITHIN):
+                await api.update_params_for_auth(headers, [], ["BearerToken"])
+        except Exception as error:  # it runs the kubeconfig's plugins and reads its files
+            raise SourceUnavailable(self._settings.name, _no_credentials(self._settings, error)) from error
+        return headers
+
+    async def _refuse(self, answer: aiohttp.ClientResponse, grant: str, api: Any) -> None:
         status = _status(await answer.content.read(65536))
         name = self._settings.name
         match answer.status:
             case 401:
-                await self.close()
+                if self._api is api:  # a connection with newer credentials is left alone
+                    await self.close()
                 raise CredentialsRefused(
                     name, "the API server refused our credentials (401); renew the token of the kubeconfig"
                 )
@@ -134,9 +145,7 @@ class ClusterClient:
         except TimeoutError as error:
             raise SourceUnavailable(self._settings.name, "the kubeconfig's plugin does not answer") from error
         except Exception as error:  # its loaders raise whatever the file makes them stumble over
-            where = "the cluster it runs in" if self._settings.in_cluster else _kubeconfig(self._settings)
-            reason = f"cannot take credentials from {where}: {type(error).__name__}: {_first_line(error)}"
-            raise SourceUnavailable(self._settings.name, reason) from error
+            raise SourceUnavailable(self._settings.name, _no_credentials(self._settings, error)) from error
 
 
 async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
@@ -156,6 +165,11 @@ async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
 
 def _kubeconfig(settings: ClusterSettings) -> Path:
     return (settings.kubeconfig or Path("~/.kube/config")).expanduser()
+
+
+def _no_credentials(settings: ClusterSettings, error: Exception) -> str:
+    where = "the cluster it runs in" if settings.in_cluster else _kubeconfig(settings)
+    return f"cannot take credentials from {where}: {type(error).__name__}: {_first_line(error)}"
 
 
 def _status(body: bytes) -> ApiStatus:

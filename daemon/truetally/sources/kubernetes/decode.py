@@ -22,7 +22,9 @@ T = TypeVar("T")
 
 _BINARY = {"Ki": 10, "Mi": 20, "Gi": 30, "Ti": 40, "Pi": 50, "Ei": 60}
 _DECIMAL = {"n": -9, "u": -6, "m": -3, "": 0, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
-_QUANTITY = re.compile(r"([+-]?[0-9.]+(?:[eE][+-]?\d+)?)(Ki|Mi|Gi|Ti|Pi|Ei|[numkMGTPE]?)")
+_QUANTITY = re.compile(
+    r"([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)(Ki|Mi|Gi|Ti|Pi|Ei|[numkMGTPE]?)"
+)
 _EPOCH = datetime.fromtimestamp(0, UTC)
 
 # The reasons by which the storage controllers and the kubelet speak of volumes (external-provisioner v13 lib,
@@ -647,20 +649,17 @@ class Decoder:
         """A page's metadata, and each kept object with its name.
 
         Raises:
-            msgspec.DecodeError: the body is no list of this kind.
+            msgspec.DecodeError, ValueError: the body is no list of this kind.
         """
         page = self._page.decode(body)
-        found = []
-        for wire in page.items or ():
-            if (value := self._value(wire)) is not None:
-                found.append((name_of(wire.metadata), value))
-        return page.metadata, found
+        values = ((name_of(wire.metadata), self._value(wire)) for wire in page.items or ())
+        return page.metadata, [(name, value) for name, value in values if value is not None]
 
     def object(self, raw: msgspec.Raw) -> tuple[Meta, k8s.KubernetesObject | None]:
         """A watched object; None for one that is not kept.
 
         Raises:
-            msgspec.DecodeError: it is no object of this kind.
+            msgspec.DecodeError, ValueError: it is no object of this kind.
         """
         wire = self._object.decode(raw)
         return wire.metadata, self._value(wire)

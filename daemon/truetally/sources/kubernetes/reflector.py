@@ -83,10 +83,11 @@ class Reflector:
         self._listed_version = 0
         self._version = ""
         self._absent = False
+        self._attempt = 0
+        self._away_since: float | None = None
 
     async def run(self) -> None:
         """Works until it is cancelled."""
-        attempt = 0
         while True:
             try:
                 if not self._version:
@@ -95,27 +96,35 @@ class Reflector:
                     await asyncio.sleep(self._pace.ask_again.total_seconds())
                     self._version = ""
                     continue
-                attempt = await self._watch(attempt)
-            except Expired:
+                await self._watch()
+            except (Expired, Absent):  # Absent: the CRD was removed under the watch, and the list will say so
                 self._version = ""
+                await self._pause()
             except AccessDenied as error:
                 await self._lose(Trouble.DENIED, error)
                 await asyncio.sleep(self._pace.ask_again.total_seconds())
             except (SourceUnavailable, CredentialsRefused) as error:
-                attempt += 1
                 self.broken += 1
-                await self._fail(error, attempt)
+                await self._fail(error)
 
-    async def _fail(self, error: SourceUnavailable | CredentialsRefused, attempt: int) -> None:
-        pause = pause_before(attempt, self._pace, random.random())
+    async def _fail(self, error: SourceUnavailable | CredentialsRefused) -> None:
+        # Counted from the moment it broke, not from what was heard last: an idle watch is silent for minutes.
+        if self._away_since is None:
+            self._away_since = self._clock.ticks()
+        pause = self._next_pause()
+        away = self._clock.ticks() - self._away_since
         if isinstance(error, CredentialsRefused):
             await self._lose(Trouble.CREDENTIALS, error)
-        elif not self._version or self._silent_for() + pause > self._pace.lost_after.total_seconds():
+        elif not self._version or away + pause > self._pace.lost_after.total_seconds():
             await self._lose(Trouble.UNREACHABLE, error)
         await asyncio.sleep(pause)
 
-    def _silent_for(self) -> float:
-        return float("inf") if self.heard_at is None else self._clock.ticks() - self.heard_at
+    async def _pause(self) -> None:
+        await asyncio.sleep(self._next_pause())
+
+    def _next_pause(self) -> float:
+        self._attempt += 1
+        return pause_before(self._attempt, self._pace, random.random())
 
     async def _lose(
         self, trouble: Trouble, error: AccessDenied | SourceUnavailable | CredentialsRefused
@@ -149,8 +158,7 @@ class Reflector:
     async def _list(self) -> None:
         for _ in range(_LIST_AGAIN):
             try:
-                await self._list_once()
-                return
+                return await self._list_once()
             except Expired:
                 continue
             except Absent:
@@ -158,7 +166,7 @@ class Reflector:
                     reason = f"the API server does not serve {self.resource.path}"
                     raise SourceUnavailable(self._cluster, reason) from None
                 await self._end_list(self._clock.ticks(), set(), absent=True)
-                return
+                return None
         raise SourceUnavailable(
             self._cluster, f"{self.resource.plural} change faster than they can be listed"
         )
@@ -172,7 +180,7 @@ class Reflector:
             self.heard_at = self._clock.ticks()
             try:
                 meta, found = self._decoder.page(body)
-            except msgspec.DecodeError as error:
+            except (msgspec.DecodeError, ValueError) as error:
                 reason = f"the list of {self.resource.plural} cannot be read: {error}"
                 raise SourceUnavailable(self._cluster, reason) from error
             names.update(name for name, _ in found)
@@ -188,6 +196,7 @@ class Reflector:
 
     async def _end_list(self, asked_at: float, names: set[str], *, absent: bool) -> None:
         self._absent = absent
+        self._away_since = None
         self._listed_at = asked_at
         if self.trouble is not None:
             log.info("kind complete again", source=self._cluster, kind=self.resource.kind.value)
@@ -196,8 +205,8 @@ class Reflector:
 
     # Watching
 
-    async def _watch(self, attempt: int) -> int:
-        """Watches until the stream ends; returns the number of attempts that brought nothing."""
+    async def _watch(self) -> None:
+        """Watches until the stream ends."""
         last = self._pace.watch_for.total_seconds()
         query = {
             "watch": "true",
@@ -205,24 +214,30 @@ class Reflector:
             "resourceVersion": self._version,
             "timeoutSeconds": str(max(1, int(last * random.uniform(0.9, 1.0)))),
         }
-        began, lines = perf_counter(), 0
+        began = perf_counter()
         grant = self.resource.grant("watch")
         async with self._client.lines(self.resource.path, query, last + 30, grant) as stream:
-            self.heard_at = self._clock.ticks()
-            batch: list[Observation] = []
+            self._back()
             async for line in stream:
-                lines += 1
-                self.heard_at = self._clock.ticks()
-                if (seen := self._observe(line)) is not None:
-                    batch.append(seen)
-                    await self._emit(batch)
-                    batch = []
+                await self._take(line)
+                self._attempt = 0
         self.heard_at = self._clock.ticks()
-        if lines or perf_counter() - began > 1.0:
-            return 0
-        # An apiserver may end a watch at once and without a word (kubernetes issue 104171): no busy loop.
-        await asyncio.sleep(pause_before(attempt + 1, self._pace, random.random()))
-        return attempt + 1
+        if perf_counter() - began > 1.0:
+            self._attempt = 0
+        else:
+            # An apiserver may end a watch at once and without a word (kubernetes issue 104171): no busy loop.
+            await self._pause()
+
+    async def _take(self, line: bytes) -> None:
+        # A list that goes on now may be older or newer than this line; only when it has ended can we tell.
+        async with self._listing:
+            self.heard_at = self._clock.ticks()
+            if (seen := self._observe(line)) is not None:
+                await self._emit([seen])
+
+    def _back(self) -> None:
+        self.heard_at = self._clock.ticks()
+        self._away_since = None
 
     def _observe(self, line: bytes) -> Observation | None:
         try:
@@ -234,7 +249,7 @@ class Reflector:
                 case "ERROR":
                     self._stumble(msgspec.json.decode(event.object, type=ApiStatus))
             meta, value = self._decoder.object(event.object)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, ValueError) as error:
             raise SourceUnavailable(
                 self._cluster, f"an event of {self.resource.plural} cannot be read"
             ) from error
