@@ -7,6 +7,7 @@ a refused token is answered by making it anew: a token that was rotated is then 
 from __future__ import annotations
 
 import asyncio
+import importlib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,7 +16,6 @@ from typing import Any
 import aiohttp
 import msgspec
 import structlog
-from kubernetes_asyncio import client, config
 
 from truetally.errors import AccessDenied, CredentialsRefused, SourceUnavailable, TruetallyError
 from truetally.settings import ClusterSettings
@@ -37,19 +37,46 @@ class Absent(TruetallyError):
     """The cluster does not serve this resource (404)."""
 
 
+class _Connection:
+    """An ApiClient with its credentials, closed when the last request through it has ended."""
+
+    def __init__(self, api: Any) -> None:
+        self.api = api
+        self._requests = 0
+        self._retired = False
+
+    @asynccontextmanager
+    async def used(self) -> AsyncIterator[Any]:
+        self._requests += 1
+        try:
+            yield self.api
+        finally:
+            self._requests -= 1
+            await self._close_when_unused()
+
+    async def retire(self) -> None:
+        """No new request will come; watches that are still permitted go on to their end."""
+        self._retired = True
+        await self._close_when_unused()
+
+    async def _close_when_unused(self) -> None:
+        if self._retired and not self._requests:
+            await self.api.close()
+
+
 class ClusterClient:
     """Requests to one cluster; every method raises the errors of `truetally.errors`."""
 
     def __init__(self, settings: ClusterSettings) -> None:
         self._settings = settings
-        self._api: Any = None
+        self._connection: _Connection | None = None
         self._opening = asyncio.Lock()
 
     async def close(self) -> None:
-        """Closes the connection; the next request makes a new one."""
-        api, self._api = self._api, None
-        if api is not None:
-            await api.close()
+        """Closes the connection as soon as no request uses it; the next request makes a new one."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.retire()
 
     async def get(self, path: str, query: Mapping[str, str], grant: str = "") -> bytes:
         """The body of one answer."""
@@ -70,26 +97,31 @@ class ClusterClient:
     async def _answer(
         self, path: str, query: Mapping[str, str], timeout: aiohttp.ClientTimeout, grant: str
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        api = await self._open()
+        connection = await self._open()
         try:
-            headers = await self._headers(api)
-            if api.rest_client.pool_manager.closed:  # another request was answered 401 meanwhile
-                raise SourceUnavailable(self._settings.name, "the credentials are being renewed")
-            async with api.rest_client.pool_manager.get(
-                api.configuration.host + path,
-                params=query,
-                headers=headers,
-                timeout=timeout,
-                allow_redirects=False,
-                proxy=api.rest_client.proxy,
-                server_hostname=api.rest_client.server_hostname,
-            ) as answer:
+            async with connection.used() as api, self._get(api, path, query, timeout) as answer:
                 if answer.status != 200:
-                    await self._refuse(answer, grant, api)
+                    await self._refuse(answer, grant, connection)
                 yield answer
         except (aiohttp.ClientError, OSError, ValueError) as error:
             # A reason that names the address helps; the query and the headers stay out of it.
-            raise SourceUnavailable(self._settings.name, _reason(error, api.configuration.host)) from error
+            reason = _reason(error, connection.api.configuration.host)
+            raise SourceUnavailable(self._settings.name, reason) from error
+
+    @asynccontextmanager
+    async def _get(
+        self, api: Any, path: str, query: Mapping[str, str], timeout: aiohttp.ClientTimeout
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        async with api.rest_client.pool_manager.get(
+            api.configuration.host + path,
+            params=query,
+            headers=await self._headers(api),
+            timeout=timeout,
+            allow_redirects=False,
+            proxy=api.rest_client.proxy,
+            server_hostname=api.rest_client.server_hostname,
+        ) as answer:
+            yield answer
 
     async def _headers(self, api: Any) -> dict[str, str]:
         headers = {"Accept": "application/json"}
@@ -100,12 +132,12 @@ class ClusterClient:
             raise SourceUnavailable(self._settings.name, _no_credentials(self._settings, error)) from error
         return headers
 
-    async def _refuse(self, answer: aiohttp.ClientResponse, grant: str, api: Any) -> None:
+    async def _refuse(self, answer: aiohttp.ClientResponse, grant: str, connection: _Connection) -> None:
         status = _status(await answer.content.read(65536))
         name = self._settings.name
         match answer.status:
             case 401:
-                if self._api is api:  # a connection with newer credentials is left alone
+                if self._connection is connection:  # one with newer credentials is left alone
                     await self.close()
                 raise CredentialsRefused(
                     name, "the API server refused our credentials (401); renew the token of the kubeconfig"
@@ -119,18 +151,21 @@ class ClusterClient:
             case code:
                 raise SourceUnavailable(name, f"the API server answered {code} {status.reason}".rstrip())
 
-    async def _open(self) -> Any:
+    async def _open(self) -> _Connection:
         async with self._opening:
-            if self._api is None:
-                self._api = await self._configured()
-        return self._api
+            if self._connection is None:
+                self._connection = _Connection(await self._configured())
+            return self._connection
 
     async def _configured(self) -> Any:
+        # Its thousand modules take more than a second to import, and the loop has better things to do.
+        library = await asyncio.to_thread(importlib.import_module, "kubernetes_asyncio")
+        client, config = library.client, library.config
         configuration = client.Configuration()
         try:
             async with asyncio.timeout(_CONFIGURE_WITHIN):
                 if self._settings.in_cluster:
-                    config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+                    config.load_incluster_config(client_configuration=configuration)
                 else:
                     await config.load_kube_config(
                         config_file=str(_kubeconfig(self._settings)),

@@ -39,6 +39,7 @@ class Pace(msgspec.Struct, frozen=True):
         lost_after: how long a broken watch may be away before the kind counts as lost.
         ask_again: how often a denied or absent kind is tried again.
         watch_for: how long a watch lasts before it is taken up anew.
+        grace: how much longer than it was to last a silent watch is waited for.
         relist_within: how long a list that somebody waits for may take.
     """
 
@@ -47,6 +48,7 @@ class Pace(msgspec.Struct, frozen=True):
     lost_after: timedelta = timedelta(seconds=10)
     ask_again: timedelta = timedelta(seconds=60)
     watch_for: timedelta = timedelta(seconds=270)
+    grace: timedelta = timedelta(seconds=30)
     relist_within: timedelta = timedelta(seconds=90)
 
 
@@ -215,8 +217,9 @@ class Reflector:
             "timeoutSeconds": str(max(1, int(last * random.uniform(0.9, 1.0)))),
         }
         began = perf_counter()
+        silent_for = last + self._pace.grace.total_seconds()
         grant = self.resource.grant("watch")
-        async with self._client.lines(self.resource.path, query, last + 30, grant) as stream:
+        async with self._client.lines(self.resource.path, query, silent_for, grant) as stream:
             self._back()
             async for line in stream:
                 await self._take(line)
