@@ -1,0 +1,2 @@
+-- How many messages wait for each receiver.
+SELECT receiver, count(*) FROM deliveries WHERE state = 'pending' GROUP BY receiver;
