@@ -13,8 +13,9 @@ from __future__ import annotations
 import asyncio
 import heapq
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from itertools import chain
 from typing import Protocol
 
 import msgspec
@@ -175,28 +176,28 @@ class Reconciler:
         world = self.world()
         if self._review_all:
             self._review_all = False
-            work = self._all_of(catalogue.RULES, world) + self._known(self.ledger.subjects())
+            await self._judge(chain(self._all_of(catalogue.RULES, world), self.ledger.subjects()), world)
+            return
+        changed = await self._of(changes.refs, world)
+        if changes.kinds:
+            needed = {kind for _, kind in changes.kinds}
+            touched = [
+                r for r in catalogue.RULES if r.subject is Kind.SOURCE or not r.needs.isdisjoint(needed)
+            ]
+            await self._judge(chain(self._all_of(touched, world), self.ledger.subjects(), changed), world)
         else:
-            work = await self._of(changes.refs, world)
-            if changes.kinds:
-                needed = {kind for _, kind in changes.kinds}
-                touched = [
-                    r for r in catalogue.RULES if r.subject is Kind.SOURCE or not r.needs.isdisjoint(needed)
-                ]
-                work = self._all_of(touched, world) + self._known(self.ledger.subjects()) + work
-        await self._judge(dict.fromkeys(work), world)
+            await self._judge(changed, world)
 
-    def _all_of(self, rules: Iterable[Rule], world: World) -> list[tuple[str, Ref]]:
+    def _all_of(self, rules: Iterable[Rule], world: World) -> Iterator[tuple[str, Ref]]:
         """All subjects of these rules at the sources where they can be run at all."""
-        work = [
-            (rule.id, ref) for rule in rules if rule.subject is Kind.SOURCE for ref in source_subjects(world)
-        ]
         for rule in rules:
+            if rule.subject is Kind.SOURCE:
+                yield from ((rule.id, ref) for ref in source_subjects(world))
+                continue
             for source in (*world.clusters, *world.nas_names):
-                if rule.subject is not Kind.SOURCE and _can_run(rule, source, world):
-                    names = list(self.graph.nodes(source, rule.subject))
-                    work += [(rule.id, Ref(source, rule.subject, name)) for name in names]
-        return work
+                if _can_run(rule, source, world):
+                    for name in self.graph.nodes(source, rule.subject):
+                        yield rule.id, Ref(source, rule.subject, name)
 
     async def _of(self, refs: Iterable[Ref], world: World) -> list[tuple[str, Ref]]:
         """The subjects in the chains of what changed, for the rules that can be run."""
@@ -220,14 +221,15 @@ class Reconciler:
             await pace.breathe()
         return work
 
-    def _known(self, subjects: Iterable[tuple[str, Ref]]) -> list[tuple[str, Ref]]:
-        return [(rule, ref) for rule, ref in subjects if rule in catalogue.BY_ID]
-
     async def _judge(self, work: Iterable[tuple[str, Ref]], world: World) -> None:
         transitions: list[Transition] = []
+        judged: set[tuple[str, Ref]] = set()
         pace = Pace()
-        for rule, ref in work:
-            transitions += self._judge_one(catalogue.BY_ID[rule], ref, world)
+        for each in work:
+            # A finding of a rule that this version does not have any more stays as it is.
+            if each not in judged and (rule := catalogue.BY_ID.get(each[0])) is not None:
+                judged.add(each)
+                transitions += self._judge_one(rule, each[1], world)
             await pace.breathe()
         await self._publish(transitions)
 
@@ -288,7 +290,7 @@ class Reconciler:
             self._review_at = world.ticks + _REVIEW_EVERY
             due += self.ledger.subjects()
         if due:
-            await self._judge(self._known(due), world)
+            await self._judge(due, world)
         await self._open_mature(world)
 
     async def _open_mature(self, world: World) -> None:
@@ -341,10 +343,11 @@ class Reconciler:
             return
         if (nas := self._nas.get(name)) is None:
             raise SourceUnavailable(name, "it is not configured any more")
-        if objects:
-            await nas.reread(objects)
+        # The reading of the object itself has the last word: it cannot miss what a long list might.
         if kinds:
             await nas.relist(kinds)
+        if objects:
+            await nas.reread(objects)
 
     async def _read_clusters(self, name: str | None, kinds: frozenset[Kind]) -> None:
         if not kinds:

@@ -77,6 +77,7 @@ class Tally:
         receivers: Callable[[], Sequence[ReceiverAnswer]],
         history_trouble: Callable[[], str],
         warnings: Callable[[], Sequence[str]],
+        loop_lag: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._reconciler = reconciler
         self._history = history
@@ -86,6 +87,7 @@ class Tally:
         self._receivers = receivers
         self._history_trouble = history_trouble
         self._warnings = warnings
+        self._loop_lag = loop_lag
         self._started_at = clock.now()
         self._started_ticks = clock.ticks()
 
@@ -109,6 +111,7 @@ class Tally:
             volumes=graph.count(Kind.PERSISTENT_VOLUME),
             queue_depth=self._reconciler.queue_depth,
             last_batch_seconds=self._reconciler.batch_seconds,
+            worst_loop_lag_seconds=self._loop_lag(),
             history=self._history_trouble(),
             notify=tuple(self._receivers()),
             held=by_state[State.HELD.value],

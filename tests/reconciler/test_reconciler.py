@@ -146,7 +146,7 @@ async def test_the_nas_is_read_again_first_and_every_cluster_after_it():
     async with running(a_dataset()) as it:
         await it.read_all()
         await it.wait(HOUR + 1)
-        assert it.order == [(NAS, "reread"), (NAS, "relist"), (CLUSTER, "relist")]
+        assert it.order == [(NAS, "relist"), (NAS, "reread"), (CLUSTER, "relist")]
 
 
 async def test_a_volume_that_the_watch_has_missed_is_found_by_the_reading_before_the_accusation():

@@ -419,3 +419,94 @@ async def test_a_denied_reread_says_so():
         it.nas.script["sharing.nfs.query"] = DENIED
         with pytest.raises(AccessDenied, match="SHARING_NFS_READ"):
             await it.source.reread(frozenset({Ref("nas1", Kind.NFS_SHARE, "1")}))
+
+
+# Does one thing that fails stay one thing?
+
+
+async def test_a_kind_that_fails_is_lost_alone_and_is_read_again():
+    async with running(reconcile_every="50ms") as it:
+        it.nas.script["iscsi.global.sessions"] = Refusal(reason="[EFAULT] iscsi is broken")
+        await it.until_connected()
+        (first, *_) = it.heard.of(Lost)
+        assert (first.kind, first.trouble) == (Kind.ISCSI_SESSION, Trouble.FAILED)
+        assert "iscsi is broken" in first.reason
+        assert {o.kind for o in it.heard.of(Lost)} == {Kind.ISCSI_SESSION}
+        it.nas.script["iscsi.global.sessions"] = []
+        await it.heard.until(listed(Kind.ISCSI_SESSION))
+        assert it.nas.calls["auth.login_ex"] == 1
+
+
+async def test_a_kind_that_is_seldom_read_is_read_again_soon_after_it_failed():
+    async with running(reconcile_every="50ms", snapshots_every="1h") as it:
+        it.nas.script["pool.snapshot.query"] = Refusal(reason="[EFAULT] busy with a scrub")
+        await it.heard.until(lost)
+        it.nas.script["pool.snapshot.query"] = []
+        await it.heard.until(listed(Kind.SNAPSHOT))
+
+
+async def test_a_method_that_this_version_lacks_is_told_so():
+    async with running() as it:
+        it.nas.script["alert.list"] = Refusal(code=-32601, error=None)
+        (first, *_) = await it.heard.until(lost)
+        assert (first.kind, first.reason) == (Kind.ALERT, "this TrueNAS version has no alert.list")
+
+
+async def test_a_periodic_reading_that_hangs_does_not_end_the_daemon():
+    async with running(reconcile_every="50ms", call_timeout="100ms") as it:
+        await it.complete()
+        it.nas.script["sharing.nfs.query"] = Never
+        (first, *_) = await it.heard.until(lost)
+        assert (first.kind, first.trouble) == (Kind.NFS_SHARE, Trouble.FAILED)
+        assert it.nas.calls["auth.login_ex"] == 1
+
+
+async def test_a_connection_that_breaks_during_a_periodic_reading_is_made_again():
+    async with running(reconcile_every="50ms") as it:
+        await it.complete()
+        it.nas.script["sharing.nfs.query"] = Cut
+        await it.heard.until(lost)
+        del it.nas.script["sharing.nfs.query"]
+        before = len(it.heard.all)
+        await it.heard.until(listed(Kind.SNAPSHOT, before))
+        assert {o.kind for o in it.heard.of(Lost)} == EVERY_KIND
+
+
+async def test_a_key_that_expires_under_way_is_told_and_not_tried_again():
+    async with running(reconcile_every="50ms") as it:
+        await it.complete()
+        it.nas.login = {"response_type": "EXPIRED"}
+        it.nas.script["pool.query"] = UNAUTHENTICATED
+        (first, *_) = await it.heard.until(lost)
+        assert first.trouble is Trouble.CREDENTIALS
+        logins = it.nas.calls["auth.login_ex"]
+        await asyncio.sleep(0.1)
+        assert it.nas.calls["auth.login_ex"] == logins == 2
+
+
+async def test_what_was_listed_before_the_connection_broke_again_is_lost_again():
+    async with running() as it:
+        it.nas.script["pool.snapshot.query"] = Cut
+        await it.heard.until(lambda seen: len(lost(seen)) == 2 * len(EVERY_KIND))
+        pools = [type(o) for o in it.heard.all if isinstance(o, Listed | Lost) and o.kind is Kind.POOL]
+        assert pools[:4] == [Listed, Lost, Listed, Lost]
+
+
+async def test_a_nas_that_cannot_log_us_in_now_has_not_refused_the_key():
+    reason, trouble, _ = await refused(Refusal(reason="[EFAULT] the middleware is starting"))
+    assert trouble is Trouble.UNREACHABLE
+    assert "is starting" in reason
+
+
+async def test_a_collection_that_cannot_be_subscribed_only_means_waiting_for_the_next_reading():
+    async with running() as it:
+        it.nas.script["core.subscribe"] = Refusal(reason="[EINVAL] no such event")
+        await it.complete()
+
+
+async def test_a_hint_at_an_object_without_a_number_makes_the_whole_kind_be_read():
+    async with running() as it:
+        await it.complete()
+        before = len(it.heard.all)
+        await it.nas.announce("sharing.nfs.query", "what?", "changed")
+        await it.heard.until(listed(Kind.NFS_SHARE, before))

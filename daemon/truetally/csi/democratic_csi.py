@@ -25,7 +25,11 @@ INSTANCE_ID = "democratic-csi:volume_context_provisioner_instance_id"
 SOURCE_ID = "democratic-csi:csi_volume_content_source_id"
 SUCCESS = "democratic-csi:provision_success"
 SNAPSHOT_NAME = "democratic-csi:csi_snapshot_name"
-SHARE_CONTEXT = "democratic-csi:csi_share_volume_context"
+
+# What is judged by. The rest (ids that are re-used, the share's context) proves nothing.
+KEPT_PROPERTIES = frozenset(
+    {MANAGED, VOLUME_NAME, PROVISIONER_DRIVER, INSTANCE_ID, SOURCE_ID, SUCCESS, SNAPSHOT_NAME}
+)
 
 CLONE_SOURCE_PREFIX = "volume-source-for-"
 
@@ -153,6 +157,11 @@ def provisioner(volume: PersistentVolume) -> tuple[str, str] | None:
         return None
     attributes = volume.csi.attributes
     return attributes["provisioner_driver"], attributes.get("provisioner_driver_instance_id", "")
+
+
+def is_kept(name: str) -> bool:
+    """Whether a user property is one that is judged by: of democratic-csi's some, of others all."""
+    return name in KEPT_PROPERTIES or not name.startswith("democratic-csi:")
 
 
 def counted(prop: UserProperty | None) -> str:

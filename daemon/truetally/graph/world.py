@@ -131,9 +131,7 @@ class World:
         if state.trouble is not None:
             return Gap(f"{kind.value} at {source} cannot be read: {state.reason}")
         if state.doubted_since is not None:
-            return Gap(
-                f"the list of {kind.value} at {source} suddenly shrank by half, and is doubted"
-            )
+            return Gap(f"the list of {kind.value} at {source} suddenly shrank by half, and is doubted")
         return Gap(f"{kind.value} at {source} has not been listed in full yet", starting=True)
 
     def listed_since(self, kinds: Iterable[Kind], sources: Iterable[str], ticks: float) -> bool:

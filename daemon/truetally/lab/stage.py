@@ -24,6 +24,7 @@ from truetally.errors import TruetallyError
 from truetally.lab.world import DRIVER, INSTANCE, PARENT, SNAPSHOTS_PARENT, LabWorld
 
 _STOP_WITHIN = 20.0
+_RECONCILE_EVERY = timedelta(seconds=2)
 
 
 class LabFailed(TruetallyError):
@@ -66,7 +67,13 @@ class Stage:
         log: the daemon's log file.
     """
 
-    def __init__(self, directory: Path, world: LabWorld, grace: timedelta) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        world: LabWorld,
+        grace: timedelta,
+        reconcile_every: timedelta = _RECONCILE_EVERY,
+    ) -> None:
         self.world = world
         self.receiver = Receiver()
         self.directory = directory
@@ -74,6 +81,7 @@ class Stage:
         self.config = directory / "truetally.yaml"
         self.log = directory / "truetally.log"
         self._grace = grace
+        self._reconcile_every = reconcile_every
         self._daemon: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
@@ -141,8 +149,8 @@ class Stage:
                     "username": "truetally",
                     "api_key": {"file": str(key)},
                     "addresses": ["127.0.0.1"],
-                    "reconcile_every": "5s",
-                    "snapshots_every": "10s",
+                    "reconcile_every": f"{self._reconcile_every.total_seconds():g}s",
+                    "snapshots_every": f"{10 * self._reconcile_every.total_seconds():g}s",
                 }
             ],
             "drivers": [

@@ -61,6 +61,7 @@ class StatusAnswer(msgspec.Struct, frozen=True):
         findings: how many, by state.
         objects: how many, by kind.
         queue_depth: observations that wait for the reconciler.
+        worst_loop_lag_seconds: the longest that anything had to wait for its turn in the last minutes.
         history: `ok`, or what is wrong with the database.
         held: findings that cannot be checked now.
         warnings: what an operator should mend in the configuration or around it.
@@ -77,6 +78,7 @@ class StatusAnswer(msgspec.Struct, frozen=True):
     volumes: int = 0
     queue_depth: int = 0
     last_batch_seconds: float = 0.0
+    worst_loop_lag_seconds: float = 0.0
     history: str = "ok"
     notify: tuple[ReceiverAnswer, ...] = ()
     held: int = 0

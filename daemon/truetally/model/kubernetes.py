@@ -3,6 +3,9 @@
 Values only: the decoding of the API's JSON stands in `sources/kubernetes/decode.py`.
 Sizes are bytes; times are aware datetimes in UTC; a `deleted_at` is the object's
 `deletionTimestamp`: deletion was asked for, and the object is still there.
+
+Values hold no cycles, so the garbage collector need not look at them (`gc=False`): at ten
+thousand volumes it would otherwise stop the loop for a fifth of a second.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from datetime import datetime
 import msgspec
 
 
-class CsiSource(msgspec.Struct, frozen=True):
+class CsiSource(msgspec.Struct, frozen=True, gc=False):
     """`spec.csi` of a PersistentVolume."""
 
     driver: str
@@ -22,14 +25,14 @@ class CsiSource(msgspec.Struct, frozen=True):
     attributes: Mapping[str, str] = {}
 
 
-class NfsSource(msgspec.Struct, frozen=True):
+class NfsSource(msgspec.Struct, frozen=True, gc=False):
     """An in-tree or inline NFS volume."""
 
     server: str
     path: str
 
 
-class IscsiSource(msgspec.Struct, frozen=True):
+class IscsiSource(msgspec.Struct, frozen=True, gc=False):
     """An in-tree or inline iSCSI volume."""
 
     portals: tuple[str, ...]
@@ -37,7 +40,7 @@ class IscsiSource(msgspec.Struct, frozen=True):
     lun: int = 0
 
 
-class ClaimRef(msgspec.Struct, frozen=True):
+class ClaimRef(msgspec.Struct, frozen=True, gc=False):
     """`spec.claimRef` of a PersistentVolume; the uid is empty while only pre-bound."""
 
     namespace: str
@@ -45,7 +48,7 @@ class ClaimRef(msgspec.Struct, frozen=True):
     uid: str = ""
 
 
-class PersistentVolume(msgspec.Struct, frozen=True):
+class PersistentVolume(msgspec.Struct, frozen=True, gc=False):
     """A PersistentVolume; `annotations` keeps only those truetally reads (see `KEPT_ANNOTATIONS`)."""
 
     name: str
@@ -66,7 +69,7 @@ class PersistentVolume(msgspec.Struct, frozen=True):
     phase_changed_at: datetime | None = None
 
 
-class PersistentVolumeClaim(msgspec.Struct, frozen=True):
+class PersistentVolumeClaim(msgspec.Struct, frozen=True, gc=False):
     """A PersistentVolumeClaim; `data_source` is `Kind/name` of what it is restored or cloned from."""
 
     namespace: str
@@ -84,7 +87,7 @@ class PersistentVolumeClaim(msgspec.Struct, frozen=True):
     annotations: Mapping[str, str] = {}
 
 
-class StorageClass(msgspec.Struct, frozen=True):
+class StorageClass(msgspec.Struct, frozen=True, gc=False):
     """A StorageClass."""
 
     name: str
@@ -96,7 +99,7 @@ class StorageClass(msgspec.Struct, frozen=True):
     parameters: Mapping[str, str] = {}
 
 
-class VolumeAttachment(msgspec.Struct, frozen=True):
+class VolumeAttachment(msgspec.Struct, frozen=True, gc=False):
     """A VolumeAttachment: the intent that a volume is attached to a node, no proof of a session."""
 
     name: str
@@ -109,21 +112,21 @@ class VolumeAttachment(msgspec.Struct, frozen=True):
     error: str = ""
 
 
-class CSIDriver(msgspec.Struct, frozen=True):
+class CSIDriver(msgspec.Struct, frozen=True, gc=False):
     """A CSIDriver."""
 
     name: str
     attach_required: bool = True
 
 
-class CSINode(msgspec.Struct, frozen=True):
+class CSINode(msgspec.Struct, frozen=True, gc=False):
     """A CSINode and the names of the drivers registered on it."""
 
     name: str
     drivers: tuple[str, ...] = ()
 
 
-class Node(msgspec.Struct, frozen=True):
+class Node(msgspec.Struct, frozen=True, gc=False):
     """A Node."""
 
     name: str
@@ -132,7 +135,7 @@ class Node(msgspec.Struct, frozen=True):
     unschedulable: bool = False
 
 
-class Pod(msgspec.Struct, frozen=True):
+class Pod(msgspec.Struct, frozen=True, gc=False):
     """A Pod, by its volumes: `claims` are claim names in its namespace (generic ephemeral ones by the
     name that Kubernetes gives them: `<pod>-<volume>`)."""
 
@@ -148,7 +151,7 @@ class Pod(msgspec.Struct, frozen=True):
     csi: tuple[CsiSource, ...] = ()
 
 
-class Namespace(msgspec.Struct, frozen=True):
+class Namespace(msgspec.Struct, frozen=True, gc=False):
     """A Namespace."""
 
     name: str
@@ -156,7 +159,7 @@ class Namespace(msgspec.Struct, frozen=True):
     labels: Mapping[str, str] = {}
 
 
-class Event(msgspec.Struct, frozen=True):
+class Event(msgspec.Struct, frozen=True, gc=False):
     """A storage event; `about` is `Kind namespace/name` (or `Kind name`) of the involved object."""
 
     namespace: str
@@ -170,7 +173,7 @@ class Event(msgspec.Struct, frozen=True):
     count: int = 1
 
 
-class VolumeSnapshot(msgspec.Struct, frozen=True):
+class VolumeSnapshot(msgspec.Struct, frozen=True, gc=False):
     """A VolumeSnapshot."""
 
     namespace: str
@@ -188,7 +191,7 @@ class VolumeSnapshot(msgspec.Struct, frozen=True):
     annotations: Mapping[str, str] = {}
 
 
-class VolumeSnapshotContent(msgspec.Struct, frozen=True):
+class VolumeSnapshotContent(msgspec.Struct, frozen=True, gc=False):
     """A VolumeSnapshotContent; a handle given in its spec (pre-provisioned) counts as a reference just as
     one in its status does."""
 
@@ -212,7 +215,7 @@ class VolumeSnapshotContent(msgspec.Struct, frozen=True):
     annotations: Mapping[str, str] = {}
 
 
-class VolumeSnapshotClass(msgspec.Struct, frozen=True):
+class VolumeSnapshotClass(msgspec.Struct, frozen=True, gc=False):
     """A VolumeSnapshotClass."""
 
     name: str

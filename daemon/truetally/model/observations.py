@@ -20,7 +20,7 @@ from truetally.model.truenas import TruenasObject
 Value = KubernetesObject | TruenasObject
 
 
-class Seen(msgspec.Struct, frozen=True):
+class Seen(msgspec.Struct, frozen=True, gc=False):
     """The object exists and looks like this."""
 
     ref: Ref
@@ -28,14 +28,14 @@ class Seen(msgspec.Struct, frozen=True):
     asked_at: float
 
 
-class Gone(msgspec.Struct, frozen=True):
+class Gone(msgspec.Struct, frozen=True, gc=False):
     """The source says positively that the object does not exist."""
 
     ref: Ref
     asked_at: float
 
 
-class Listed(msgspec.Struct, frozen=True):
+class Listed(msgspec.Struct, frozen=True, gc=False):
     """A full list of a kind has ended: what is not in `names` is gone, and the kind is complete.
 
     The values have come before, as Seen. `absent` says that the source does not know the kind at all (a CRD
@@ -58,7 +58,7 @@ class Trouble(StrEnum):
     FAILED = "failed"
 
 
-class Lost(msgspec.Struct, frozen=True):
+class Lost(msgspec.Struct, frozen=True, gc=False):
     """A kind is no longer complete; what was known of it is kept, and proves no absence.
 
     Attributes:
@@ -87,7 +87,7 @@ class SourceState(StrEnum):
     REFUSED = "refused"
 
 
-class SourceStatus(msgspec.Struct, frozen=True):
+class SourceStatus(msgspec.Struct, frozen=True, gc=False):
     """A source as `truetally status` shows it. `detail` is one sentence for the operator."""
 
     name: str

@@ -26,14 +26,14 @@ class Origin(StrEnum):
     UNKNOWN = "UNKNOWN"
 
 
-class UserProperty(msgspec.Struct, frozen=True):
+class UserProperty(msgspec.Struct, frozen=True, gc=False):
     """A ZFS user property; unset ones (absent, empty or `-`) are not kept."""
 
     value: str
     origin: Origin = Origin.UNKNOWN
 
 
-class Pool(msgspec.Struct, frozen=True):
+class Pool(msgspec.Struct, frozen=True, gc=False):
     """A pool; the sizes of a pool that is offline are None."""
 
     name: str
@@ -45,7 +45,7 @@ class Pool(msgspec.Struct, frozen=True):
     fragmentation_percent: int | None = None
 
 
-class Dataset(msgspec.Struct, frozen=True):
+class Dataset(msgspec.Struct, frozen=True, gc=False):
     """A filesystem or zvol. `kind` is FILESYSTEM or VOLUME; `origin` the snapshot it was cloned from."""
 
     path: str
@@ -76,7 +76,7 @@ class Dataset(msgspec.Struct, frozen=True):
         return self.path.rpartition("/")[0]
 
 
-class Snapshot(msgspec.Struct, frozen=True):
+class Snapshot(msgspec.Struct, frozen=True, gc=False):
     """A ZFS snapshot. A bulk listing does not read user properties or holds (None): they cost too much at
     ten thousand snapshots; the re-read of one snapshot does."""
 
@@ -97,7 +97,7 @@ class Snapshot(msgspec.Struct, frozen=True):
         return f"{self.dataset}@{self.name}"
 
 
-class NfsShare(msgspec.Struct, frozen=True):
+class NfsShare(msgspec.Struct, frozen=True, gc=False):
     """An NFS share; `path` is the mountpoint, as `/mnt/tank/…`."""
 
     id: int
@@ -109,7 +109,7 @@ class NfsShare(msgspec.Struct, frozen=True):
     networks: tuple[str, ...] = ()
 
 
-class SmbShare(msgspec.Struct, frozen=True):
+class SmbShare(msgspec.Struct, frozen=True, gc=False):
     """An SMB share; `path` is the mountpoint."""
 
     id: int
@@ -120,7 +120,7 @@ class SmbShare(msgspec.Struct, frozen=True):
     comment: str = ""
 
 
-class IscsiTarget(msgspec.Struct, frozen=True):
+class IscsiTarget(msgspec.Struct, frozen=True, gc=False):
     """An iSCSI target; its IQN is the system's basename, `:` and this name."""
 
     id: int
@@ -128,7 +128,7 @@ class IscsiTarget(msgspec.Struct, frozen=True):
     alias: str = ""
 
 
-class IscsiExtent(msgspec.Struct, frozen=True):
+class IscsiExtent(msgspec.Struct, frozen=True, gc=False):
     """An iSCSI extent; `disk` is the zvol's path without `zvol/` for a DISK extent, the file's for a FILE."""
 
     id: int
@@ -140,7 +140,7 @@ class IscsiExtent(msgspec.Struct, frozen=True):
     comment: str = ""
 
 
-class IscsiTargetExtent(msgspec.Struct, frozen=True):
+class IscsiTargetExtent(msgspec.Struct, frozen=True, gc=False):
     """The link of a target to an extent at a LUN."""
 
     id: int
@@ -149,7 +149,7 @@ class IscsiTargetExtent(msgspec.Struct, frozen=True):
     lun: int | None = None
 
 
-class IscsiSession(msgspec.Struct, frozen=True):
+class IscsiSession(msgspec.Struct, frozen=True, gc=False):
     """A live session of an initiator at a target (full IQN)."""
 
     initiator: str
@@ -157,7 +157,7 @@ class IscsiSession(msgspec.Struct, frozen=True):
     target: str
 
 
-class Service(msgspec.Struct, frozen=True):
+class Service(msgspec.Struct, frozen=True, gc=False):
     """A service such as `nfs`, `cifs`, `iscsitarget`; `state` is RUNNING, STOPPED or UNKNOWN."""
 
     name: str
@@ -165,7 +165,7 @@ class Service(msgspec.Struct, frozen=True):
     state: str
 
 
-class Alert(msgspec.Struct, frozen=True):
+class Alert(msgspec.Struct, frozen=True, gc=False):
     """An alert of the NAS itself."""
 
     uuid: str
@@ -176,7 +176,7 @@ class Alert(msgspec.Struct, frozen=True):
     dismissed: bool = False
 
 
-class System(msgspec.Struct, frozen=True):
+class System(msgspec.Struct, frozen=True, gc=False):
     """The NAS itself: version, the addresses and names it is known by, and the iSCSI base name."""
 
     version: str
@@ -185,7 +185,7 @@ class System(msgspec.Struct, frozen=True):
     iscsi_basename: str = ""
 
 
-class DatasetUse(msgspec.Struct, frozen=True):
+class DatasetUse(msgspec.Struct, frozen=True, gc=False):
     """Who uses a dataset right now, read for a verification only.
 
     Attributes:

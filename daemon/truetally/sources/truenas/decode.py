@@ -6,13 +6,15 @@ structs declare only what is kept.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Mapping
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 import msgspec
 
-from truetally.csi.democratic_csi import dataset_of_device
+from truetally.csi.democratic_csi import dataset_of_device, is_kept
 from truetally.model import truenas
 from truetally.model.truenas import Origin, UserProperty
 from truetally.sources.truenas.jsonrpc import moment
@@ -211,11 +213,10 @@ def dataset(entry: DatasetEntry, *, tells_origin: bool) -> truenas.Dataset:
         origin=_text(entry.origin),
         locked=entry.locked,
         readonly=_text(entry.readonly).lower() == "on" if entry.readonly is not None else None,
-        user_properties={
-            name: UserProperty(_text(p), _origin(p.source) if tells_origin else Origin.UNKNOWN)
+        user_properties=_kept(
+            (name, _text(p), _origin(p.source) if tells_origin else Origin.UNKNOWN)
             for name, p in entry.user_properties.items()
-            if _set(_text(p))
-        },
+        ),
     )
 
 
@@ -239,8 +240,22 @@ def resource(entry: ResourceEntry) -> truenas.Dataset:
         origin=raw["origin"] if _set(raw.get("origin", "")) and raw["origin"] != "none" else "",
         locked=raw["keystatus"] == "unavailable" if _set(raw.get("keystatus", "")) else False,
         readonly=raw["readonly"] == "on" if "readonly" in raw else None,
-        user_properties={k: UserProperty(v) for k, v in (entry.user_properties or {}).items() if _set(v)},
+        user_properties=_kept((k, v, Origin.UNKNOWN) for k, v in (entry.user_properties or {}).items()),
     )
+
+
+# Most values repeat in every volume of a driver; one object serves them all.
+@lru_cache(maxsize=256)
+def _shared(value: str, origin: Origin) -> UserProperty:
+    return UserProperty(value, origin)
+
+
+def _kept(properties: Iterable[tuple[str, str, Origin]]) -> dict[str, UserProperty]:
+    return {
+        sys.intern(name): _shared(value, origin) if len(value) < 30 else UserProperty(value, origin)
+        for name, value, origin in properties
+        if _set(value) and is_kept(name)
+    }
 
 
 def snapshot(entry: SnapshotEntry, *, detailed: bool = False, tells_origin: bool = False) -> truenas.Snapshot:

@@ -27,6 +27,8 @@ class Generation(msgspec.Struct, frozen=True):
     Attributes:
         snapshots: the method that lists snapshots.
         snapshot_detail: the method that tells one snapshot's user properties, source and holds.
+        snapshot_properties: the few that a listing asks for. 26 does not tell deferred destruction any more;
+            a snapshot that waits for its last clone is known there by the clone's origin.
         tells_origin: whether `pool.dataset.query` tells where a user property comes from.
     """
 
@@ -35,6 +37,7 @@ class Generation(msgspec.Struct, frozen=True):
     snapshot_detail: str
     datasets: Engine
     tells_origin: bool
+    snapshot_properties: tuple[str, ...] = ("creation", "used", "referenced", "defer_destroy")
 
 
 _25_04 = Generation(
@@ -44,7 +47,12 @@ _25_10 = Generation(
     "25.10", "pool.snapshot.query", "pool.snapshot.query", Engine.ZFS_RESOURCE, tells_origin=False
 )
 _26 = Generation(
-    "26", "pool.snapshot.query", "zfs.resource.snapshot.query", Engine.ZFS_RESOURCE, tells_origin=False
+    "26",
+    "pool.snapshot.query",
+    "zfs.resource.snapshot.query",
+    Engine.ZFS_RESOURCE,
+    tells_origin=False,
+    snapshot_properties=("creation", "used", "referenced"),
 )
 
 

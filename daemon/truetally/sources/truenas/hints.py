@@ -38,4 +38,11 @@ def hinted(change: Change) -> tuple[Kind, str] | None:
     if kind is Kind.DATASET and "@" in name:
         # The destruction of a snapshot is announced as that of a dataset with its name (zfs_events.py).
         kind = Kind.SNAPSHOT
-    return (kind, "") if kind in _SMALL or not name else (kind, name)
+    if kind in _SMALL or not _can_be_read(kind, name):
+        return kind, ""
+    return kind, name
+
+
+def _can_be_read(kind: Kind, name: str) -> bool:
+    """Paths name datasets and snapshots; everything else has a number, or is not what we think."""
+    return bool(name) if kind in (Kind.DATASET, Kind.SNAPSHOT) else name.isdecimal()

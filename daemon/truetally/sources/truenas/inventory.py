@@ -1,7 +1,8 @@
 """What is asked of a NAS, kind by kind: in full, object by object, and who uses a dataset.
 
-Lists go out in pages small enough for the loop and large enough for the NAS: it builds the
-whole list for every page (`utils/filter_list.py`), so more pages cost it more.
+Long lists come in pages, as few as the NAS allows: it builds the whole list for each of them
+(`utils/filter_list.py`). A page begins after the last id of the one before, not at an offset:
+what is deleted in between would shift the rest, and an object that exists would be missed.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ Named = tuple[str, Value]
 Page = list[Named]
 
 # 25.10 and newer refuse a limit above 10,000.
-_PAGE = 5000
+_PAGE = 10_000
 _RESOURCE_PROPERTIES = [
     *("used", "available", "referenced", "usedbysnapshots"),
     *("quota", "refquota", "refreservation", "volsize"),
@@ -33,7 +34,6 @@ _RESOURCE_PROPERTIES = [
 ]
 _DATASET_FIELDS = [*decode.DatasetEntry.__struct_fields__]
 _DATASET_PROPERTIES = [*_RESOURCE_PROPERTIES, "encryption"]
-_SNAPSHOT_PROPERTIES = ["creation", "used", "referenced", "defer_destroy"]
 
 
 async def _whole(
@@ -68,7 +68,7 @@ async def datasets(session: Session) -> AsyncIterator[Page]:
             pass  # a role with DATASET_READ alone has the older way
         else:
             return
-    async for page in _pool_datasets(session, [["id", "!=", ""]]):
+    async for page in _pool_datasets(session, ()):
         yield page
 
 
@@ -109,36 +109,37 @@ async def _pool_datasets(session: Session, filters: Sequence[Any]) -> AsyncItera
         options["select"] = _DATASET_FIELDS
     else:
         extra["retrieve_children"] = False
-    offset = 0
-    while True:
-        options["offset"] = offset
-        entries = await session.permitted(
-            "DATASET_READ", "pool.dataset.query", filters, options, type_=list[decode.DatasetEntry]
-        )
-        tells = session.generation.tells_origin
+    tells = session.generation.tells_origin
+    async for entries in _pages(
+        session, "DATASET_READ", "pool.dataset.query", filters, options, decode.DatasetEntry
+    ):
         yield [(e.id, decode.dataset(e, tells_origin=tells)) for e in entries]
+
+
+async def _pages(
+    session: Session, role: str, method: str, filters: Sequence[Any], options: Mapping[str, Any], entry: type
+) -> AsyncIterator[list[Any]]:
+    last = ""
+    while True:
+        after = [*filters, ["id", ">", last]] if last or not filters else filters
+        entries = await session.permitted(role, method, after, options, type_=list[entry])  # type: ignore[valid-type]
+        yield entries
         if len(entries) < _PAGE:
             return
-        offset += _PAGE
+        last = entries[-1].id
 
 
 async def snapshots(session: Session) -> AsyncIterator[Page]:
     """All snapshots, with few properties: their full list is what brings a NAS to its knees."""
-    method, offset = session.generation.snapshots, 0
-    while True:
-        options = {
-            "extra": {"properties": _SNAPSHOT_PROPERTIES},
-            "order_by": ["id"],
-            "limit": _PAGE,
-            "offset": offset,
-        }
-        entries = await session.permitted(
-            "SNAPSHOT_READ", method, [["id", "!=", ""]], options, type_=list[decode.SnapshotEntry]
-        )
+    options = {
+        "extra": {"properties": list(session.generation.snapshot_properties)},
+        "order_by": ["id"],
+        "limit": _PAGE,
+    }
+    async for entries in _pages(
+        session, "SNAPSHOT_READ", session.generation.snapshots, (), options, decode.SnapshotEntry
+    ):
         yield [(e.id, decode.snapshot(e)) for e in entries]
-        if len(entries) < _PAGE:
-            return
-        offset += _PAGE
 
 
 async def system(session: Session, name: str) -> AsyncIterator[Page]:
@@ -289,7 +290,7 @@ async def _read_snapshot(session: Session, path: str) -> Value | None:
     if session.generation.snapshot_detail == "zfs.resource.snapshot.query":
         query = {
             "paths": [path],
-            "properties": [*_SNAPSHOT_PROPERTIES, "clones"],
+            "properties": list(session.generation.snapshot_properties),
             "get_user_properties": True,
             "get_holds": True,
         }

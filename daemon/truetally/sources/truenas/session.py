@@ -66,6 +66,12 @@ class Session:
         self._relogin = asyncio.Lock()
         self._logins = 0
         self._number = 0
+        self._broken = False
+
+    @property
+    def alive(self) -> bool:
+        """Whether the connection still stands, so that a call that failed has failed alone."""
+        return not self._broken and not self._socket.closed
 
     async def run(self) -> None:
         """Reads and keeps the connection alive until it breaks; always raises SourceUnavailable."""
@@ -110,6 +116,8 @@ class Session:
             if error.fault is Fault.NOT_PERMITTED:
                 grant = f"give our user's group a privilege with the role READONLY_ADMIN or {role}"
                 raise AccessDenied(self._name, f"call {method}", grant) from error
+            if error.fault is Fault.NO_METHOD:
+                raise SourceUnavailable(self._name, f"this TrueNAS version has no {method}") from error
             raise SourceUnavailable(self._name, f"{method} failed: {error.reason}") from error
 
     async def _call(self, method: str, params: Sequence[Any], type_: Any, timeout: float | None) -> Any:
@@ -124,6 +132,7 @@ class Session:
             except TimeoutError as error:
                 raise SourceUnavailable(self._name, f"{method} was not answered in time") from error
             except (aiohttp.ClientError, ConnectionError) as error:
+                self._broken = True
                 raise SourceUnavailable(self._name, "the connection broke") from error
             finally:
                 self._waiting.pop(number, None)
@@ -164,6 +173,7 @@ class Session:
             waiting.set_result(frame)
 
     def _give_up(self) -> None:
+        self._broken = True
         for waiting in self._waiting.values():
             if not waiting.done():
                 waiting.set_exception(SourceUnavailable(self._name, "the connection broke"))
@@ -174,7 +184,9 @@ class Session:
             await asyncio.sleep(_PING_EVERY)
             try:
                 await self._call("core.ping", (), Any, _PING_WITHIN)
-            except (TruetallyError, CallFailed):
+            except CallFailed:
+                continue  # an error is an answer, too
+            except TruetallyError:
                 log.warning("heartbeat unanswered", source=self._name)
                 await self._socket.close()
                 return
@@ -248,6 +260,8 @@ async def log_in(session: Session, settings: NasSettings, api_key: str) -> None:
             raise SourceUnavailable(
                 settings.name, "too many logins; it accepts none for some minutes"
             ) from error
+        if error.fault is Fault.FAILED:
+            raise SourceUnavailable(settings.name, f"it cannot log us in now: {error.reason}") from error
         raise CredentialsRefused(
             settings.name, f"the NAS does not accept the login: {error.reason}"
         ) from error

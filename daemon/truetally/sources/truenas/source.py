@@ -16,7 +16,13 @@ import msgspec
 import structlog
 
 from truetally.clock import Clock
-from truetally.errors import AccessDenied, ConfigurationInvalid, CredentialsRefused, SourceUnavailable
+from truetally.errors import (
+    AccessDenied,
+    ConfigurationInvalid,
+    CredentialsRefused,
+    SourceUnavailable,
+    TruetallyError,
+)
 from truetally.model.observations import (
     Emit,
     Gone,
@@ -33,7 +39,7 @@ from truetally.model.truenas import System
 from truetally.settings import NasSettings
 from truetally.sources.truenas import inventory
 from truetally.sources.truenas.hints import COLLECTIONS, hinted
-from truetally.sources.truenas.jsonrpc import CallFailed, Change, Fault
+from truetally.sources.truenas.jsonrpc import CallFailed, Change
 from truetally.sources.truenas.limiter import LastLogin, LoginPace, next_login_at
 from truetally.sources.truenas.session import (
     KeyExpired,
@@ -106,6 +112,7 @@ class NasSource:
         self._last = LastLogin.NONE
         self._dead_key = ""
         self._lost: tuple[Trouble, str] | None = None
+        self._failing: set[Kind] = set()
         self._state, self._detail, self._version = SourceState.STARTING, "", ""
         self._reconnects = 0
         self._heard_at: float | None = None
@@ -228,19 +235,21 @@ class NasSource:
 
     async def _work(self, session: Session) -> None:
         await self._log_in(session)
+        # From here on lists may complete, so losing them has to be told again, also for the same reason.
+        self._lost = None
         self._session = session
         await self._subscribe(session)
         for kind in _ORDER:
-            await self._list_or_deny(kind, session)
-        self._lost = None
+            await self._list_or_lose(kind, session)
         self._state, self._detail = SourceState.CONNECTED, ""
         log.info("source listed", source=self._settings.name, version=self._version)
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._follow_hints(session))
-            often = [kind for kind in _ORDER if kind not in _SELDOM]
-            tasks.create_task(self._read_now_and_then(often, self._settings.reconcile_every, session))
-            seldom = [kind for kind in _ORDER if kind in _SELDOM]
-            tasks.create_task(self._read_now_and_then(seldom, self._settings.snapshots_every, session))
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._follow_hints(session))
+                tasks.create_task(self._read_often(session))
+                tasks.create_task(self._read_seldom(session))
+        except ExceptionGroup as failures:
+            raise _expected(failures) from failures
 
     async def _subscribe(self, session: Session) -> None:
         for collection, kind in COLLECTIONS.items():
@@ -249,11 +258,13 @@ class NasSource:
             try:
                 await session.call("core.subscribe", collection)
             except CallFailed as error:
-                if error.fault is not Fault.NOT_PERMITTED:
-                    raise SourceUnavailable(
-                        self._settings.name, f"cannot subscribe: {error.reason}"
-                    ) from error
-                log.info("collection not subscribed", source=self._settings.name, collection=collection)
+                # Without hints a change is found by the periodic reading.
+                log.info(
+                    "collection not subscribed",
+                    source=self._settings.name,
+                    collection=collection,
+                    reason=error.reason,
+                )
 
     async def _lose(self, trouble: Trouble, reason: str) -> None:
         self._state = SourceState.REFUSED if trouble is Trouble.CREDENTIALS else SourceState.UNREACHABLE
@@ -267,19 +278,36 @@ class NasSource:
 
     # Reading
 
-    async def _read_now_and_then(self, kinds: list[Kind], every: timedelta, session: Session) -> None:
+    async def _read_often(self, session: Session) -> None:
         while True:
-            await asyncio.sleep(every.total_seconds() * random.uniform(0.9, 1.0))
-            for kind in kinds:
-                await self._list_or_deny(kind, session)
+            await _about(self._settings.reconcile_every)
+            for kind in _ORDER:
+                if kind not in _SELDOM or kind in self._failing:
+                    await self._list_or_lose(kind, session)
 
-    async def _list_or_deny(self, kind: Kind, session: Session) -> None:
+    async def _read_seldom(self, session: Session) -> None:
+        while True:
+            await _about(self._settings.snapshots_every)
+            for kind in _ORDER:
+                if kind in _SELDOM:
+                    await self._list_or_lose(kind, session)
+
+    async def _list_or_lose(self, kind: Kind, session: Session) -> None:
+        """A kind that cannot be listed is lost alone, as long as the connection stands."""
         try:
             await self._list(kind, session, self._clock.ticks())
         except AccessDenied as error:
-            reason = f"not permitted to {error.what}; {error.grant}"
-            now = self._clock.ticks()
-            await self._emit([Lost(self._settings.name, kind, Trouble.DENIED, reason, now)])
+            await self._lose_one(kind, Trouble.DENIED, f"not permitted to {error.what}; {error.grant}")
+        except SourceUnavailable as error:
+            if not session.alive:
+                raise
+            self._failing.add(kind)
+            await self._lose_one(kind, Trouble.FAILED, error.reason)
+        else:
+            self._failing.discard(kind)
+
+    async def _lose_one(self, kind: Kind, trouble: Trouble, reason: str) -> None:
+        await self._emit([Lost(self._settings.name, kind, trouble, reason, self._clock.ticks())])
 
     async def _list(self, kind: Kind, session: Session, asked_after: float) -> None:
         async with self._locks[kind]:
@@ -287,16 +315,22 @@ class NasSource:
                 return
             asked_at = self._clock.ticks()
             names: set[str] = set()
-            async for page in self._pages(kind, session):
-                for at in range(0, len(page), _CHUNK):
-                    chunk = page[at : at + _CHUNK]
-                    names.update(name for name, _ in chunk)
-                    await self._emit([Seen(self._ref(kind, name), value, asked_at) for name, value in chunk])
-                    await asyncio.sleep(0)
-                    self._note_system(chunk)
+            try:
+                async for page in self._pages(kind, session):
+                    names.update(name for name, _ in page)
+                    await self._emit_page(kind, page, asked_at)
+            except CallFailed as error:
+                raise SourceUnavailable(self._settings.name, error.reason) from error
             self._heard_at = self._clock.ticks()
             self._listed_at[kind] = asked_at
             await self._emit([Listed(self._settings.name, kind, frozenset(names), asked_at)])
+
+    async def _emit_page(self, kind: Kind, page: inventory.Page, asked_at: float) -> None:
+        for at in range(0, len(page), _CHUNK):
+            chunk = page[at : at + _CHUNK]
+            await self._emit([Seen(self._ref(kind, name), value, asked_at) for name, value in chunk])
+            await asyncio.sleep(0)
+            self._note_system(chunk)
 
     def _pages(self, kind: Kind, session: Session) -> AsyncIterator[inventory.Page]:
         if kind is Kind.ALERT:
@@ -335,13 +369,33 @@ class NasSource:
             self._hinted.clear()
             hints, self._hints = self._hints, {}
             for kind, name in _economical(hints):
-                if not name:
-                    await self._list_or_deny(kind, session)
-                    continue
-                try:
-                    await self._emit([await self._read(self._ref(kind, name), session)])
-                except AccessDenied:
-                    log.debug("hint not followed", source=self._settings.name, kind=kind.value)
+                if name:
+                    await self._follow_hint(self._ref(kind, name), session)
+                else:
+                    await self._list_or_lose(kind, session)
+
+    async def _follow_hint(self, ref: Ref, session: Session) -> None:
+        """What cannot be read now is found by the periodic reading."""
+        try:
+            await self._emit([await self._read(ref, session)])
+        except (AccessDenied, SourceUnavailable):
+            if not session.alive:
+                raise
+            log.debug("hint not followed", source=self._settings.name, kind=ref.kind.value)
+
+
+async def _about(every: timedelta) -> None:
+    """Waits, never quite as long as another source does."""
+    await asyncio.sleep(every.total_seconds() * random.uniform(0.9, 1.0))
+
+
+def _expected(failures: ExceptionGroup[Exception]) -> Exception:
+    """Why a connection's work ended, refused credentials first; a bug stays the group that it is."""
+    expected, bugs = failures.split(TruetallyError)
+    if bugs is not None or expected is None:
+        return failures
+    refusals = [each for each in expected.exceptions if isinstance(each, CredentialsRefused)]
+    return (refusals or expected.exceptions)[0]
 
 
 def _economical(hints: Mapping[tuple[Kind, str], None]) -> list[tuple[Kind, str]]:
