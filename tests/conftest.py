@@ -40,12 +40,12 @@ def _running(
     try:
         yield plane.start()
     finally:
-        plane.stop(keep_logs=request.session.stash.get(_FAILED, False))
+        plane.stop(keep_logs=request.node.stash.get(_FAILED, False))
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
     report = yield
     if report.failed:
-        item.session.stash[_FAILED] = True
+        item.stash[_FAILED] = item.session.stash[_FAILED] = True
     return report

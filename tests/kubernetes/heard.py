@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 
-from truetally.clock import SystemClock
+from truetally.clock import Clock, SystemClock
 from truetally.model.observations import Gone, Listed, Lost, Observation, Seen, Trouble
 from truetally.model.refs import KUBERNETES_KINDS, Kind, Ref
 from truetally.settings import ClusterSettings
@@ -74,11 +74,13 @@ class Heard:
 
 
 @asynccontextmanager
-async def watching(kubeconfig: Path, pace: Pace = BRISK) -> AsyncIterator[tuple[ClusterSource, Heard]]:
+async def watching(
+    kubeconfig: Path, pace: Pace = BRISK, clock: Clock | None = None
+) -> AsyncIterator[tuple[ClusterSource, Heard]]:
     """A source that runs for as long as the block; a bug in it ends the test."""
     heard = Heard()
     settings = ClusterSettings(name="here", kubeconfig=kubeconfig)
-    source = ClusterSource(settings, heard.emit, SystemClock(), pace)
+    source = ClusterSource(settings, heard.emit, clock or SystemClock(), pace)
     task = asyncio.create_task(source.run())
     try:
         yield source, heard

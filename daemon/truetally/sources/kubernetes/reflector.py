@@ -29,6 +29,8 @@ log = structlog.get_logger(__name__)
 _PAGE = "500"
 # A continue token may expire more than once while a cluster is busy; more often is no list at all.
 _LIST_AGAIN = 3
+# A watch that ends sooner, counted in seconds, is as good as refused.
+_WORTH_A_WATCH = 1.0
 
 
 class Pace(msgspec.Struct, frozen=True):
@@ -221,13 +223,15 @@ class Reflector:
         grant = self.resource.grant("watch")
         async with self._client.lines(self.resource.path, query, silent_for, grant) as stream:
             self._back()
-            async for line in stream:
-                await self._take(line)
-                self._attempt = 0
+            try:
+                async for line in stream:
+                    await self._take(line)
+                    self._attempt = 0
+            finally:
+                lasted = perf_counter() - began > _WORTH_A_WATCH
+                self._attempt = 0 if lasted else self._attempt
         self.heard_at = self._clock.ticks()
-        if perf_counter() - began > 1.0:
-            self._attempt = 0
-        else:
+        if not lasted:
             # An apiserver may end a watch at once and without a word (kubernetes issue 104171): no busy loop.
             await self._pause()
 
