@@ -26,10 +26,11 @@ from truetally.api.server import StatusServer
 from truetally.clock import Clock, SystemClock
 from truetally.configuration.loading import check
 from truetally.configuration.secrets import resolve
-from truetally.errors import ConfigurationInvalid, TruetallyError
+from truetally.errors import ConfigurationInvalid, HistoryUnavailable, TruetallyError
 from truetally.findings import catalogue
 from truetally.history.history import History
 from truetally.history.recorder import Recorder
+from truetally.history.retention import keep_purging
 from truetally.model.answers import ReceiverAnswer
 from truetally.model.findings import Transition
 from truetally.model.observations import SourceStatus
@@ -51,9 +52,6 @@ EXIT_OK, EXIT_FAILURE, EXIT_CONFIG = 0, 1, 2
 _FLUSH_WITHIN = timedelta(seconds=10)
 _DRAIN_WITHIN = timedelta(seconds=10)
 _STATUS_EVERY = 5.0
-_PURGE_EVERY = timedelta(hours=1)
-_KEEP = timedelta(days=90)
-_PURGE_AT_ONCE = 1000
 
 
 class Sources:
@@ -196,7 +194,8 @@ class Daemon:
                 tasks.create_task(recorder.run(), name="recorder"),
                 tasks.create_task(self._lag.run(), name="loop lag"),
                 tasks.create_task(self._tell_service_manager(tally), name="service manager"),
-                tasks.create_task(_purge(history, self._clock), name="retention"),
+                tasks.create_task(keep_purging(history, self._clock), name="retention"),
+                tasks.create_task(_record_states(history, sources), name="source states"),
             ]
             telling = tasks.create_task(dispatcher.run(), name="dispatcher")
             sources.take(settings)
@@ -296,13 +295,12 @@ async def _first(*events: asyncio.Event) -> None:
             each.cancel()
 
 
-async def _purge(history: History, clock: Clock) -> None:
-    """Forgets what is older than 90 days, in small steps."""
+async def _record_states(history: History, sources: Sources) -> None:
+    """Keeps in the history when which source was away; the history keeps changes only."""
     while True:
-        with contextlib.suppress(TruetallyError):
-            while await history.purge(clock.now() - _KEEP, _PURGE_AT_ONCE) >= _PURGE_AT_ONCE:
-                await asyncio.sleep(0.1)
-        await asyncio.sleep(_PURGE_EVERY.total_seconds())
+        with contextlib.suppress(HistoryUnavailable):
+            await history.record_source_states(sources.statuses())
+        await asyncio.sleep(_STATUS_EVERY)
 
 
 def _receiver_answers(dispatcher: Dispatcher) -> list[ReceiverAnswer]:
