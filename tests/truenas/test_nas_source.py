@@ -410,7 +410,28 @@ async def test_what_cannot_be_read_of_its_use_is_named_with_the_role():
         await it.source.reread(frozenset({Ref("nas1", Kind.DATASET_USE, PATH)}))
         unknown = it.heard.all[-1].value.unknown
         assert [u.partition(":")[0] for u in unknown] == ["attachments", "NFS and SMB clients"]
-        assert "READONLY_ADMIN" in unknown[1]
+        assert "READONLY_ADMIN or SHARING_NFS_WRITE" in unknown[1]
+
+
+@pytest.mark.parametrize(
+    ("newest", "role"), [("v25.04.2", "SHARING_SMB_WRITE"), ("v26.0.0", "SHARING_SMB_READ")]
+)
+async def test_the_role_that_reads_smb_clients_depends_on_the_version(newest, role):
+    async with scripted_nas() as nas:
+        nas.versions = [newest]
+        nas.script |= {
+            "sharing.smb.query": [{"id": 1, "name": "x", "path": f"/mnt/{PATH}"}],
+            "smb.status": DENIED,
+        }
+        heard = Heard()
+        source = NasSource(nas_settings(nas.port), lambda: KEY, heard.emit, SystemClock(), QUICK)
+        task = asyncio.create_task(source.run())
+        await heard.until(listed(Kind.SNAPSHOT))
+        await source.reread(frozenset({Ref("nas1", Kind.DATASET_USE, PATH)}))
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        (unknown,) = heard.all[-1].value.unknown
+        assert role in unknown
 
 
 async def test_a_denied_reread_says_so():
@@ -510,3 +531,32 @@ async def test_a_hint_at_an_object_without_a_number_makes_the_whole_kind_be_read
         before = len(it.heard.all)
         await it.nas.announce("sharing.nfs.query", "what?", "changed")
         await it.heard.until(listed(Kind.NFS_SHARE, before))
+
+
+@pytest.mark.parametrize(
+    ("opened", "clients"),
+    [(f"/mnt/{PATH}/data", ("4",)), ("/mnt/tank/k8s/pvc-10/data", ()), ("data", ("4",))],
+)
+async def test_an_nfsv4_client_counts_unless_all_its_files_lie_elsewhere(opened, clients):
+    async with running() as it:
+        await it.complete()
+        it.nas.script |= {
+            "sharing.nfs.query": [SHARE],
+            "nfs.client_count": 1,
+            "nfs.get_nfs4_clients": [{"id": "4", "states": [{"filename": opened}]}],
+        }
+        await it.source.reread(frozenset({Ref("nas1", Kind.DATASET_USE, PATH)}))
+        assert it.heard.all[-1].value.clients == clients
+
+
+async def test_what_of_its_use_fails_to_be_read_is_named_and_the_rest_is_told():
+    async with running() as it:
+        await it.complete()
+        it.nas.script |= {
+            "pool.dataset.processes": Refusal(reason="[EFAULT] lsof failed"),
+            "pool.dataset.attachments": [{"type": "Replication", "attachments": ["nightly"]}],
+        }
+        await it.source.reread(frozenset({Ref("nas1", Kind.DATASET_USE, PATH)}))
+        use = it.heard.all[-1].value
+        assert use.attachments == ("Replication: nightly",)
+        assert use.unknown == ("processes: pool.dataset.processes failed: [EFAULT] lsof failed",)

@@ -160,7 +160,7 @@ async def _optional(session: Session, method: str, *params: Any) -> Any:
     except CallFailed as error:
         if error.fault in (Fault.NOT_PERMITTED, Fault.NO_METHOD):
             return None
-        raise SourceUnavailable("", f"{method} failed: {error.reason}") from error
+        raise
 
 
 def listing(kind: Kind, session: Session, nas: str) -> AsyncIterator[Page]:
@@ -331,6 +331,11 @@ async def use(session: Session, path: str) -> truenas.DatasetUse:
             unknown.append(f"{what}: {error.grant}")
         except CallFailed as error:
             unknown.append(f"{what}: {error.reason}")
+        except SourceUnavailable as error:
+            # An answer that is an error leaves one thing unknown; no answer at all ends the reading.
+            if not isinstance(error.__cause__, CallFailed):
+                raise
+            unknown.append(f"{what}: {error.reason}")
         return ()
 
     return truenas.DatasetUse(
@@ -383,8 +388,8 @@ def _covers(share: str, path: str) -> bool:
 async def _nfs_clients(session: Session, path: str) -> list[str]:
     if await session.permitted("SHARING_NFS_READ", "nfs.client_count") == 0:
         return []
-    three = await session.permitted("READONLY_ADMIN", "nfs.get_nfs3_clients", [], {})
-    four = await session.permitted("READONLY_ADMIN", "nfs.get_nfs4_clients", [], {})
+    three = await session.permitted("SHARING_NFS_WRITE", "nfs.get_nfs3_clients", [], {})
+    four = await session.permitted("SHARING_NFS_WRITE", "nfs.get_nfs4_clients", [], {})
     found = [str(each.get("ip")) for each in three if _covers(str(each.get("export")), path)]
     return found + [str(each.get("id")) for each in four if _may_use(each, path)]
 
@@ -396,7 +401,7 @@ def _may_use(client: Mapping[str, Any], path: str) -> bool:
     ]
     if not named or not all(named):
         return True
-    return any(name.strip("/").startswith(path) or not name.startswith("/mnt/") for name in named)
+    return any(not name.startswith("/mnt/") or _covers(name, path) for name in named)
 
 
 async def _smb_clients(session: Session, names: set[str]) -> list[str]:
@@ -407,9 +412,9 @@ async def _smb_clients(session: Session, names: set[str]) -> list[str]:
         if error.fault is Fault.NO_METHOD:
             raise CallFailed(error.fault, "this TrueNAS version does not tell its SMB clients") from error
         if error.fault is Fault.NOT_PERMITTED:
-            raise CallFailed(
-                error.fault, "the role SHARING_SMB_WRITE is needed to read SMB clients"
-            ) from error
+            # 26 lets readers ask; before, it took the right to change shares.
+            role = "SHARING_SMB_READ" if session.generation.name == "26" else "SHARING_SMB_WRITE"
+            raise CallFailed(error.fault, f"the role {role} is needed to read SMB clients") from error
         raise
     return [
         str(each.get("machine") or each.get("session_id") or "somebody")
