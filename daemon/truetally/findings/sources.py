@@ -9,6 +9,10 @@ from truetally.model.observations import Trouble
 from truetally.model.refs import KUBERNETES_KINDS, TRUENAS_KINDS, Kind, Ref
 
 
+# What concerns one kind, while the source as a whole can be read.
+_OF_ONE_KIND = frozenset({Trouble.DENIED, Trouble.FAILED})
+
+
 def subjects(world: World) -> list[Ref]:
     """One subject for each source as a whole, and one for each kind that may be denied."""
     found = []
@@ -28,17 +32,17 @@ def _judge(ref: Ref, world: World) -> Judgement:
 
 def _judge_kind(source: str, kind: Kind, world: World) -> Judgement:
     state = world.graph.completeness(source, kind)
-    if state.trouble is not Trouble.DENIED:
-        return Clear("it is permitted")
-    facts: dict[str, Fact] = {"kind": kind.value, "reason": state.reason}
-    return Evidence(f"truetally may not read {kind.value} at {source}: {state.reason}", facts)
+    if state.trouble not in _OF_ONE_KIND:
+        return Clear("nothing is wrong with this kind alone")
+    facts: dict[str, Fact] = {"kind": kind.value, "trouble": state.trouble.value, "reason": state.reason}
+    return Evidence(f"{kind.value} at {source} cannot be read: {state.reason}", facts)
 
 
 def _judge_source(source: str, world: World) -> Judgement:
     kinds = KUBERNETES_KINDS if source in world.clusters else TRUENAS_KINDS
     for kind in sorted(kinds):
         state = world.graph.completeness(source, kind)
-        if state.trouble is None or state.trouble is Trouble.DENIED:
+        if state.trouble is None or state.trouble in _OF_ONE_KIND:
             continue
         severity = Severity.CRITICAL if state.trouble is Trouble.CREDENTIALS else None
         facts: dict[str, Fact] = {"trouble": state.trouble.value, "reason": state.reason}
