@@ -5,9 +5,9 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from truetally.graph.graph import Changes
 from truetally.model import kubernetes as k8s
 from truetally.model import truenas
-from truetally.graph.graph import Changes
 from truetally.model.observations import Gone
 from truetally.model.refs import Kind, Ref
 from worlds import (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from worlds import CLUSTER, NAS, world
 
 from truetally.findings.rule import Clear, Evidence
 from truetally.findings.sources import SOURCE_UNAVAILABLE, subjects
@@ -11,6 +10,7 @@ from truetally.graph.graph import Changes
 from truetally.model.findings import Severity
 from truetally.model.observations import Lost, Trouble
 from truetally.model.refs import TRUENAS_KINDS, Kind, Ref
+from worlds import CLUSTER, NAS, world
 
 
 def found(*losses: Lost) -> dict[str, Evidence]:

@@ -8,7 +8,6 @@ from truetally.model.findings import Fact, Severity
 from truetally.model.observations import Trouble
 from truetally.model.refs import KUBERNETES_KINDS, TRUENAS_KINDS, Kind, Ref
 
-
 # What concerns one kind, while the source as a whole can be read.
 _OF_ONE_KIND = frozenset({Trouble.DENIED, Trouble.FAILED})
 

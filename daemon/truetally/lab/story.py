@@ -59,7 +59,7 @@ async def _it_is_orphaned(stage: Stage, say: Say, pause: float, volume: Volume) 
     say("Pod and snapshot are gone. Somebody force-deletes claim and volume; the driver is never asked.")
     await stage.until("the dataset is suspected", lambda: _finding(stage, volume, "pending"), _SOON)
     say(
-        "truetally suspects that the dataset is orphaned. It tells nobody yet, but waits until the grace is over,"
+        "truetally suspects that the dataset is orphaned. It tells nobody yet: it waits for the grace to end,"
     )
     say("then reads NAS and cluster again, in this order, and believes only what both say.")
     finding = await stage.until("the finding is open", lambda: _finding(stage, volume, "open"), _LATER)
