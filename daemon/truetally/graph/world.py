@@ -90,8 +90,8 @@ class World:
     def pool_is_there(self, nas: str, name: str) -> bool:
         """Whether a pool is imported and readable, so that a dataset missing from it is missing indeed.
 
-        Its root dataset has to be in the very list that the other one is missing from: a pool that is exported
-        between two lists would otherwise take all its datasets with it.
+        Its root dataset has to be in the very list that the other one is missing from: a pool that is
+        exported between two lists would otherwise take all its datasets with it.
         """
         pool = self.pool(nas, name)
         return (
