@@ -130,6 +130,21 @@ async def test_without_any_one_of_its_grants_one_kind_is_lost_and_the_others_go_
     assert "clusterrole.yaml" in reason
 
 
+async def test_a_grant_that_lacks_only_the_watch_is_told_as_that(shipped, tmp_path):
+    async with talking_to(shipped) as api:
+        whole = await api.get(ROLE)
+        lacking = {**whole, "metadata": {"name": "truetally"}}
+        lacking["rules"] = [{**rule, "verbs": ["get", "list"]} for rule in whole["rules"]]
+        await api.put(ROLE, lacking)
+        try:
+            kubeconfig = shipped.write_kubeconfig(tmp_path / "kubeconfig", await a_token(shipped))
+            async with watching(kubeconfig) as (_, heard):
+                await heard.until(lambda: heard.lost(Kind.POD, Trouble.DENIED))
+        finally:
+            await api.put(ROLE, {**lacking, "rules": whole["rules"]})
+    assert "grant the verb watch on pods" in heard.lost(Kind.POD)[0].reason
+
+
 def _without(rule: dict, plural: str) -> dict:
     return {**rule, "resources": [each for each in rule["resources"] if each != plural] or ["nothing"]}
 

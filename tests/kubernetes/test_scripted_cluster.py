@@ -39,6 +39,15 @@ def an_event(what: str, thing: dict[str, Any]) -> bytes:
     return json.dumps({"type": what, "object": thing}).encode() + b"\n"
 
 
+class Later(SystemClock):
+    """A clock that a test can put forward."""
+
+    ahead = 0.0
+
+    def ticks(self) -> float:
+        return super().ticks() + self.ahead
+
+
 async def half_of(request: web.Request, answer: Any) -> web.StreamResponse:
     """Promises all of it, sends a half, and cuts the connection."""
     body = json.dumps(answer).encode()
@@ -243,29 +252,46 @@ async def test_an_event_that_arrives_during_a_list_cannot_outlive_what_the_list_
 async def test_a_watch_that_was_idle_for_an_hour_is_not_lost_the_moment_it_breaks(tmp_path):
     class Breaking(Ill):
         async def watch(self, request, response):
-            await self.breaking.wait()
             if len(self.watches) == 1:
+                await response.write(an_event("ADDED", a_class("before", 3)))
+                await self.breaking.wait()
                 request.transport.close()
             else:
                 await response.write(an_event("ADDED", a_class("after", 4)))
             await asyncio.Event().wait()
 
-    class Later(SystemClock):
-        ahead = 0.0
-
-        def ticks(self):
-            return super().ticks() + self.ahead
-
     ill, clock = Breaking(), Later()
     ill.breaking = asyncio.Event()
     patient = msgspec.structs.replace(BRISK, lost_after=timedelta(seconds=30))
     async with serving(ill, tmp_path) as kubeconfig, watching(kubeconfig, patient, clock) as (_, heard):
-        await ill.until(lambda: ill.watches)
+        await heard.until(lambda: heard.seen(Kind.STORAGE_CLASS, "before"))
         clock.ahead = 3600.0
         ill.breaking.set()
         await heard.until(lambda: heard.seen(Kind.STORAGE_CLASS, "after"))
     assert heard.lost(Kind.STORAGE_CLASS) == []
     assert ill.lists == 1
+
+
+async def test_a_cluster_restored_from_a_backup_is_listed_again_though_its_watch_says_nothing(tmp_path):
+    class Restored(Ill):
+        async def list(self, request):
+            version = 9000 if self.lists == 1 else 12
+            return web.json_response(a_list(a_class(f"at-{version}", version), version=version))
+
+        async def watch(self, request, response):
+            if request.query["resourceVersion"] == "12":
+                await response.write(an_event("ADDED", a_class("after", 13)))
+            else:
+                await self.ending.wait()
+
+    ill, clock = Restored(), Later()
+    ill.ending = asyncio.Event()
+    async with serving(ill, tmp_path) as kubeconfig, watching(kubeconfig, clock=clock) as (_, heard):
+        await ill.until(lambda: ill.watches)
+        clock.ahead = 270.0
+        ill.ending.set()
+        await heard.until(lambda: heard.tally(Kind.STORAGE_CLASS) == {"at-12", "after"})
+    assert heard.lost(Kind.STORAGE_CLASS) == []
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b'{"items": 5, "metadata": {}}', b"[]"])

@@ -11,7 +11,6 @@ import asyncio
 import random
 from collections.abc import Sequence
 from datetime import timedelta
-from time import perf_counter
 
 import msgspec
 import structlog
@@ -42,6 +41,7 @@ class Pace(msgspec.Struct, frozen=True):
         ask_again: how often a denied or absent kind is tried again.
         watch_for: how long a watch lasts before it is taken up anew.
         grace: how much longer than it was to last a silent watch is waited for.
+        bookmark_within: a watch that ends after longer than this without even a bookmark is not believed.
         relist_within: how long a list that somebody waits for may take.
     """
 
@@ -51,6 +51,7 @@ class Pace(msgspec.Struct, frozen=True):
     ask_again: timedelta = timedelta(seconds=60)
     watch_for: timedelta = timedelta(seconds=270)
     grace: timedelta = timedelta(seconds=30)
+    bookmark_within: timedelta = timedelta(seconds=120)
     relist_within: timedelta = timedelta(seconds=90)
 
 
@@ -218,7 +219,7 @@ class Reflector:
             "resourceVersion": self._version,
             "timeoutSeconds": str(max(1, int(last * random.uniform(0.9, 1.0)))),
         }
-        began = perf_counter()
+        began, heard = self._clock.ticks(), 0
         silent_for = last + self._pace.grace.total_seconds()
         grant = self.resource.grant("watch")
         async with self._client.lines(self.resource.path, query, silent_for, grant) as stream:
@@ -226,12 +227,15 @@ class Reflector:
             try:
                 async for line in stream:
                     await self._take(line)
-                    self._attempt = 0
+                    self._attempt, heard = 0, heard + 1
             finally:
-                lasted = perf_counter() - began > _WORTH_A_WATCH
-                self._attempt = 0 if lasted else self._attempt
-        self.heard_at = self._clock.ticks()
-        if not lasted:
+                lasted = self._clock.ticks() - began
+                self._attempt = 0 if lasted > _WORTH_A_WATCH else self._attempt
+        self._back()
+        if not heard and lasted > self._pace.bookmark_within.total_seconds():
+            # A cluster restored from a backup knows our version only from the future, and says nothing.
+            self._version = ""
+        elif lasted <= _WORTH_A_WATCH:
             # An apiserver may end a watch at once and without a word (kubernetes issue 104171): no busy loop.
             await self._pause()
 
@@ -243,8 +247,8 @@ class Reflector:
                 await self._emit([seen])
 
     def _back(self) -> None:
-        self.heard_at = self._clock.ticks()
         self._away_since = None
+        self.heard_at = self._clock.ticks()
 
     def _observe(self, line: bytes) -> Observation | None:
         try:
