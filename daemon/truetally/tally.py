@@ -361,7 +361,10 @@ class Tally:
 
     def _why(self, subject: Ref, world: World) -> Iterator[str]:
         if subject.kind is Kind.DATASET:
-            for condition in orphans.conditions(world, subject):
+            found = orphans.conditions(world, subject)
+            if orphans.verdict(found) is orphans.Verdict.NO_VOLUME:
+                found = tuple(c for c in found if c.otherwise is orphans.Verdict.NO_VOLUME)
+            for condition in found:
                 yield f"{_MARKS[condition.holds]} {condition.number}. {condition.text}"
         for rule in catalogue.rules_for(subject.kind):
             if rule.id in world.settings.rules.disabled:

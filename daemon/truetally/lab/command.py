@@ -13,8 +13,9 @@ from pathlib import Path
 
 import click
 
+from truetally import logs
 from truetally.lab.stage import Stage, staged
-from truetally.lab.story import play
+from truetally.lab.story import leave_one_behind, play
 from truetally.lab.world import LabWorld
 
 _GRACE_WATCHED, _GRACE_ALONE = timedelta(seconds=15), timedelta(seconds=3)
@@ -35,6 +36,7 @@ def lab(volumes: int, snapshots_per_volume: int, directory: Path | None, once: b
     Both speak the real protocols on 127.0.0.1. A story is played: a volume is provisioned, used and
     snapshotted, its claim vanishes and leaves a dataset behind, and truetally finds and tells it.
     """
+    logs.configure("console", "warning")
     if once is None:
         once = not sys.stdout.isatty()
     with ExitStack() as stack:
@@ -63,7 +65,10 @@ async def _run(directory: Path, volumes: int, snapshots_per_volume: int, *, once
         if telling.done():
             await telling
             if not once:
-                click.echo("\nThe lab goes on. Press Ctrl-C to end it.")
+                left = leave_one_behind(stage)
+                click.echo("\nThe lab goes on, and one more orphan is on its way to be found:\n")
+                click.echo(f"  {Path(sys.argv[0]).absolute()} explain dataset {left.dataset}\n")
+                click.echo("Press Ctrl-C to end it.")
                 await stopped
         for task in (telling, stopped):
             task.cancel()
@@ -73,7 +78,7 @@ async def _run(directory: Path, volumes: int, snapshots_per_volume: int, *, once
 
 def _introduce(stage: Stage) -> None:
     click.echo(f"In another terminal:\n\n  export TRUETALLY_SOCKET={stage.socket}")
-    for words in ("status", "findings", "explain pvc shop/orders-db", "volumes", "rules"):
+    for words in ("status", "findings", "explain pvc load/data-0", "volumes", "rules"):
         click.echo(f"  {Path(sys.argv[0]).absolute()} {words}")
     click.echo(f"\nThe daemon's configuration is {stage.config}, and its log {stage.log}\n")
 

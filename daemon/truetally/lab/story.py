@@ -30,6 +30,13 @@ async def play(stage: Stage, say: Say, pause: float) -> None:
     await _somebody_cleans_up(stage, say, pause, volume, print_)
 
 
+def leave_one_behind(stage: Stage) -> Volume:
+    """One more volume that is lost, for a person to look into."""
+    volume = stage.world.provision("shop", "reports")
+    stage.world.lose(volume)
+    return volume
+
+
 async def _opening(stage: Stage, say: Say) -> None:
     await stage.until("all sources are listed", lambda: _ready(stage), _LATER)
     status = await stage.ask("status")

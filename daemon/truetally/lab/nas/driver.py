@@ -9,7 +9,7 @@ event; shares always go over the API.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -104,6 +104,16 @@ class Driver:
             if step is stop_after:
                 break
         return csi_name, self._attributes(csi_name)
+
+    def create_many(
+        self, csi_names: Iterable[str], size: int = _GIB, snapshots_per_volume: int = 0
+    ) -> dict[str, dict[str, str]]:
+        """Many whole volumes, each with CSI snapshots `snapshot-<name>-<n>`; attributes by handle."""
+        made = dict(self.create_volume(name, size) for name in csi_names)
+        for handle in made:
+            for number in range(snapshots_per_volume):
+                self.create_snapshot(handle, f"snapshot-{handle}-{number}")
+        return made
 
     def restore(self, csi_name: str, snapshot_handle: str, size: int = _GIB) -> tuple[str, dict[str, str]]:
         """A volume from a snapshot."""

@@ -93,6 +93,11 @@ class LabNas:
         host, port = self._address
         return f"{'wss' if self._tls else 'ws'}://{host}:{port}"
 
+    @property
+    def port(self) -> int:
+        """Where it listens; `start(port=…)` with it comes back at the same address."""
+        return self._address[1]
+
     def add_key(
         self,
         username: str = "truetally",
@@ -105,7 +110,18 @@ class LabNas:
 
     def revoke_key(self, text: str) -> None:
         """Take a key away; sessions that are logged in stay so, see `lose_logins`."""
-        self.machine.revoke(self.machine.keys[int(text.partition("-")[0])])
+        self.machine.revoke(self._key(text))
+
+    def expire_key(self, text: str) -> None:
+        """Let a key's time be over, as if its owner had set an end; no alert tells of it."""
+        self._key(text).expires_at = self.machine.now()
+
+    def set_roles(self, text: str, roles: Iterable[str]) -> None:
+        """Change what the owner of a key may do; a session that is logged in feels it at its next call."""
+        self._key(text).roles = frozenset(roles)
+
+    def _key(self, text: str) -> ApiKey:
+        return self.machine.keys[int(text.partition("-")[0])]
 
     def call(self, method: str, *params: Any) -> Any:
         """Call a method as root, as the web UI would: subscribers are told of what it changes."""
@@ -132,8 +148,7 @@ class LabNas:
         runner, self._runner = self._runner, None
         self.machine.listeners.remove(self._tell)
         self.awake.set()
-        for connection in list(self.connections):
-            connection.abort()
+        self.drop_connections()
         await runner.cleanup()
 
     async def restart(self, meanwhile: Callable[[], Awaitable[None]] | None = None) -> None:
@@ -149,6 +164,11 @@ class LabNas:
         for connection in self.connections:
             connection.caller.key = None
             connection.caller.subscriptions.clear()
+
+    def drop_connections(self) -> None:
+        """Break every connection without a word, and go on listening."""
+        for connection in list(self.connections):
+            connection.abort()
 
     def stall(self) -> None:
         """Say nothing more, with all sockets open."""

@@ -369,7 +369,7 @@ def nfs_client_count(caller: Caller) -> int:
     return len(caller.machine.nfs3_clients) + len(caller.machine.nfs4_clients)
 
 
-@method("smb.status", "SHARING_SMB_READ", "SHARING_SMB_WRITE", absent_in=(25, 10))
+@method("smb.status", "SHARING_SMB_READ", absent_in=(25, 10))
 def smb_status(
     caller: Caller,
     info_level: str = "ALL",
