@@ -6,8 +6,8 @@ import time
 import pytest
 
 from lab_nas.nas_client import logged_in
-from truetally.lab.nas import LabNas
-from truetally.lab.nas.driver import Driver, Step
+from truetally.lab.nas import Driver, LabNas
+from truetally.lab.nas.driver import Step
 from truetally.lab.nas.failures import CallError
 
 
@@ -152,10 +152,7 @@ async def test_ten_thousand_volumes_and_thirty_thousand_snapshots_are_made_and_l
     lab.zfs.create_pool("tank")
     driver = Driver(lab)
     began = time.perf_counter()
-    for number in range(10_000):
-        handle, _ = driver.create_volume(f"pvc-{number}")
-        for each in range(3):
-            driver.create_snapshot(handle, f"snapshot-{each}")
+    driver.create_many((f"pvc-{number}" for number in range(10_000)), snapshots_per_volume=3)
     made = time.perf_counter() - began
     await lab.start()
     async with logged_in(lab) as client:

@@ -77,6 +77,42 @@ async def test_a_revoked_key_logs_in_no_more(nas):
         assert await client.login(key) == {"response_type": "EXPIRED"}
 
 
+async def test_an_expired_key_logs_in_no_more_and_no_alert_tells_of_it(nas):
+    key = nas.add_key()
+    nas.expire_key(key)
+    async with connected(nas) as client:
+        assert await client.login(key) == {"response_type": "EXPIRED"}
+    assert nas.machine.alerts == {}
+
+
+async def test_roles_taken_away_are_missed_at_the_next_call(nas):
+    key = nas.add_key()
+    async with connected(nas) as client:
+        await client.login(key)
+        await client.call("pool.query")
+        nas.set_roles(key, ["DATASET_READ"])
+        assert (await client.error("pool.query"))["data"]["errname"] == "EACCES"
+        await client.call("pool.dataset.query")
+
+
+async def test_dropped_connections_can_come_again_at_once(nas):
+    async with logged_in(nas) as client:
+        nas.drop_connections()
+        with pytest.raises(ConnectionError):
+            await client.receive()
+    async with logged_in(nas) as client:
+        assert await client.call("core.ping") == "pong"
+
+
+async def test_started_at_its_old_port_it_has_its_old_state(nas):
+    port = nas.port
+    await nas.stop()
+    await nas.start(port=port)
+    async with logged_in(nas) as client:
+        assert len(await client.call("pool.dataset.query")) == 2
+    assert nas.url.endswith(f":{port}")
+
+
 async def test_a_restart_closes_sockets_and_keeps_state_and_address(nas):
     url = nas.url
     async with logged_in(nas) as client:

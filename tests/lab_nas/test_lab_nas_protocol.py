@@ -251,3 +251,12 @@ async def test_private_snapshot_methods_of_25_10_answer_a_full_admin_only(nas):
         assert await client.call("zfs.snapshot.query") == []
     async with logged_in(nas, ["READONLY_ADMIN"]) as client:
         assert (await client.error("zfs.snapshot.query"))["data"]["errname"] == "EACCES"
+
+
+async def test_smb_sessions_are_for_writers_on_25_04_and_for_readers_on_26(nas25_04, nas, nas26):
+    async with logged_in(nas25_04, ["READONLY_ADMIN"]) as client:
+        assert (await client.error("smb.status"))["data"]["errname"] == "EACCES"
+    async with logged_in(nas) as client:
+        assert (await client.error("smb.status"))["code"] == -32601
+    async with logged_in(nas26, ["READONLY_ADMIN"]) as client:
+        assert await client.call("smb.status") == []
