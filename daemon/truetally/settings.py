@@ -117,8 +117,9 @@ VariableName = Annotated[Name, AfterValidator(_variable_name)]
 
 def _address(text: str) -> str:
     host, _, port = text.rpartition(":")
-    if not host or not port.isdecimal() or int(port) > 65535:
-        raise ValueError("has to be host:port, like 127.0.0.1:8080")
+    on_loopback = _loopback(host.removeprefix("[").removesuffix("]"))
+    if not on_loopback or not port.isdecimal() or int(port) > 65535:
+        raise ValueError("has to be a loopback address with its port, like 127.0.0.1:8080")
     return text
 
 
@@ -372,7 +373,7 @@ class ApiSettings(_Section):
     socket: AnyPath = Path("/run/truetally/truetally.sock")
     """Where the command line finds the daemon (mode 0660)."""
     health_address: Address | None = None
-    """`host:port` for /healthz and /readyz; without it, there is only the socket."""
+    """A loopback address with its port, for /healthz and /readyz; without it, there is only the socket."""
 
 
 class LogSettings(_Section):

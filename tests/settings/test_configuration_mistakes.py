@@ -310,10 +310,17 @@ def test_an_interval_needs_a_unit_and_a_length(config, duration):
     assert "nas[0].reconcile_every" in line
 
 
-@pytest.mark.parametrize("address", ["8080", "127.0.0.1", "127.0.0.1:http", ":80", "host:70000"])
-def test_a_health_address_has_host_and_port(config, address):
+@pytest.mark.parametrize(
+    "address", ["8080", "127.0.0.1", "127.0.0.1:http", ":80", "127.0.0.1:70000", "0.0.0.0:8080", "nas1:8080"]
+)
+def test_a_health_address_is_on_loopback_and_has_a_port(config, address):
     [line] = told(config, CLUSTER + NAS + f'api: {{health_address: "{address}"}}\n')
-    assert "has to be host:port" in line
+    assert "has to be a loopback address with its port" in line
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:8081", "[::1]:8081", "localhost:0"])
+def test_a_health_address_on_loopback_is_taken(config, address):
+    assert told(config, CLUSTER + NAS + f'api: {{health_address: "{address}"}}\n') == []
 
 
 def test_a_value_outside_its_choices_is_told_with_them_and_the_nearest(config):
