@@ -157,7 +157,9 @@ class Reconciler:
         if self._again:
             waits.append(max(0.0, (self._again[0][0] - now).total_seconds()))
         try:
-            return await asyncio.wait_for(self._queue.get(), max(0.01, min(waits)))
+            # Not wait_for(): before Python 3.12 it swallows a cancellation that meets an arriving item.
+            async with asyncio.timeout(max(0.01, min(waits))):
+                return await self._queue.get()
         except TimeoutError:
             return None
 
