@@ -67,7 +67,7 @@ async def _run(directory: Path, volumes: int, snapshots_per_volume: int, *, once
             if not once:
                 left = leave_one_behind(stage)
                 click.echo("\nThe lab goes on, and one more orphan is on its way to be found:\n")
-                click.echo(f"  {Path(sys.argv[0]).absolute()} explain dataset {left.dataset}\n")
+                click.echo(f"  {_program()} explain dataset {left.dataset}\n")
                 click.echo("Press Ctrl-C to end it.")
                 await stopped
         for task in (telling, stopped):
@@ -79,9 +79,13 @@ async def _run(directory: Path, volumes: int, snapshots_per_volume: int, *, once
 def _introduce(stage: Stage) -> None:
     click.echo(f"In another terminal:\n\n  export TRUETALLY_SOCKET={stage.socket}")
     for words in ("status", "findings", "explain pvc load/data-0", "volumes", "rules"):
-        click.echo(f"  {Path(sys.argv[0]).absolute()} {words}")
+        click.echo(f"  {_program()} {words}")
     click.echo(f"\nThe daemon's configuration is {stage.config}, and its log {stage.log}\n")
 
 
 def _say(began: float, line: str) -> None:
     click.echo(f"{time.monotonic() - began:6.1f} s  {line}")
+
+
+def _program() -> str:
+    return str(Path(sys.argv[0]).absolute())
