@@ -128,8 +128,11 @@ async def test_a_watch_that_etcd_has_forgotten_is_answered_by_a_new_list(uncache
         patient = msgspec.structs.replace(BRISK, lost_after=timedelta(minutes=1))
         async with watching(relay.write_kubeconfig(tmp_path / "kubeconfig"), patient) as (_, heard):
             await heard.complete()
+            await api.post(CLASSES, a_class("watched"))
+            await heard.until(lambda: heard.seen(Kind.STORAGE_CLASS, "watched"))
             lists = len(heard.lists(Kind.STORAGE_CLASS))
             await relay.cut()
+            await api.delete(f"{CLASSES}/watched")
             await api.delete(f"{CLASSES}/old")
             latest = (await api.post(CLASSES, a_class("fresh")))["metadata"]["resourceVersion"]
             uncached_cluster.compact_etcd(int(latest))
@@ -145,6 +148,8 @@ async def test_a_short_break_is_bridged_without_a_list_and_without_a_loss(own_cl
         patient = msgspec.structs.replace(BRISK, lost_after=timedelta(minutes=1))
         async with watching(relay.write_kubeconfig(tmp_path / "kubeconfig"), patient) as (source, heard):
             await heard.complete()
+            await api.post(CLASSES, a_class("watched"))
+            await heard.until(lambda: heard.seen(Kind.STORAGE_CLASS, "watched"))
             await relay.cut()
             await api.delete(f"{CLASSES}/old")
             await relay.mend()
