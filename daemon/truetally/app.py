@@ -153,7 +153,7 @@ class Daemon:
     def _read_settings(self) -> Settings:
         checked = check(self._config_file, self._environ, self._clock.now().date(), catalogue.BY_ID)
         if checked.settings is None:
-            raise ConfigurationInvalid("\n".join(map(str, checked.mistakes)))
+            raise ConfigurationInvalid("\n".join(map(str, checked.mistakes)), checked.mistakes)
         self._warnings = tuple(map(str, checked.warnings))
         for warning in self._warnings:
             log.warning("configuration doubtful", warning=warning)

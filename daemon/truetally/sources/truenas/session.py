@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import msgspec
 import structlog
+import tenacity
 
 from truetally.errors import AccessDenied, CredentialsRefused, SourceUnavailable, TruetallyError
 from truetally.settings import NasSettings
@@ -33,7 +34,14 @@ _LARGEST = 512 * 1024 * 1024
 _LONG_FRAME = 1024 * 1024
 _CONNECT_WITHIN = 15.0
 _PING_EVERY, _PING_WITHIN = 20.0, 15.0
-_BUSY_AGAIN = (1.0, 3.0, 9.0)
+
+# The server refuses a call while twenty of this connection are under way.
+_while_busy = tenacity.AsyncRetrying(
+    retry=tenacity.retry_if_exception(lambda e: isinstance(e, CallFailed) and e.fault is Fault.BUSY),
+    wait=tenacity.wait_exponential_jitter(initial=0.5, max=10),
+    stop=tenacity.stop_after_attempt(4),
+    reraise=True,
+)
 
 
 class KeyExpired(CredentialsRefused):
@@ -92,17 +100,13 @@ class Session:
                 after a time-out, and a late answer is dropped.
         """
         logins = self._logins
-        for pause in (*_BUSY_AGAIN, None):
-            try:
-                return await self._call(method, params, type_, timeout)
-            except CallFailed as error:
-                if error.fault is Fault.NOT_AUTHENTICATED:
-                    await self._log_in_again(logins)
-                    return await self._call(method, params, type_, timeout)
-                if error.fault is not Fault.BUSY or pause is None:
-                    raise
-            await asyncio.sleep(pause)
-        raise AssertionError("unreachable")
+        try:
+            return await _while_busy(self._call, method, params, type_, timeout)
+        except CallFailed as error:
+            if error.fault is not Fault.NOT_AUTHENTICATED:
+                raise
+        await self._log_in_again(logins)
+        return await _while_busy(self._call, method, params, type_, timeout)
 
     async def permitted(self, role: str, method: str, *params: Any, type_: Any = Any) -> Any:
         """As `call()`, for a read that a role may lack.
