@@ -38,7 +38,7 @@ _PING_EVERY, _PING_WITHIN = 20.0, 15.0
 # The server refuses a call while twenty of this connection are under way.
 _while_busy = tenacity.AsyncRetrying(
     retry=tenacity.retry_if_exception(lambda e: isinstance(e, CallFailed) and e.fault is Fault.BUSY),
-    wait=tenacity.wait_exponential_jitter(initial=0.5, max=10),
+    wait=tenacity.wait_exponential_jitter(multiplier=0.5, max=10),
     stop=tenacity.stop_after_attempt(4),
     reraise=True,
 )
