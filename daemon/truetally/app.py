@@ -65,14 +65,17 @@ class Sources:
         self.clusters: dict[str, ClusterSource] = {}
         self.nas: dict[str, NasSource] = {}
 
-    def take(self, settings: Settings) -> list[str]:
-        """Starts what is new, restarts what has changed, leaves the rest alone; returns what is gone."""
+    async def take(self, settings: Settings) -> list[str]:
+        """Starts what is new, restarts what has changed, leaves the rest alone.
+
+        What is known of a source that is gone or has become another is forgotten before anything new is
+        emitted. Returns the names of those.
+        """
         wanted: dict[str, ClusterSettings | NasSettings] = {s.name: s for s in settings.clusters}
         wanted |= {s.name: s for s in settings.nas}
-        dropped = [name for name in self._running if name not in wanted]
-        for name, (config, _) in list(self._running.items()):
-            if wanted.get(name) != config:
-                self._stop(name)
+        dropped = [name for name, (config, _) in self._running.items() if wanted.get(name) != config]
+        await self._stop(dropped)
+        await self._reconciler.reload(settings, dropped)
         for name, each in wanted.items():
             if name not in self._running:
                 self._start(each)
@@ -92,19 +95,20 @@ class Sources:
         self._running[config.name] = (config, task)
         log.info("source started", source=config.name)
 
-    def _stop(self, name: str) -> None:
-        _, task = self._running.pop(name)
-        task.cancel()
-        self.clusters.pop(name, None)
-        self.nas.pop(name, None)
-        log.info("source stopped", source=name)
+    async def _stop(self, names: Sequence[str]) -> None:
+        """Stops these sources and waits until they have ended, so that none of them emits any more."""
+        tasks = [self._running.pop(name)[1] for name in names]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for name in names:
+            self.clusters.pop(name, None)
+            self.nas.pop(name, None)
+            log.info("source stopped", source=name)
 
     async def stop(self) -> None:
-        """Stops all sources and waits until they have ended."""
-        tasks = [task for _, task in self._running.values()]
-        for name in list(self._running):
-            self._stop(name)
-        await asyncio.gather(*tasks, return_exceptions=True)
+        """Stops all sources."""
+        await self._stop(list(self._running))
 
     def statuses(self) -> list[SourceStatus]:
         """How each source is, in the order of the configuration."""
@@ -198,7 +202,7 @@ class Daemon:
                 tasks.create_task(_record_states(history, sources), name="source states"),
             ]
             telling = tasks.create_task(dispatcher.run(), name="dispatcher")
-            sources.take(settings)
+            await sources.take(settings)
             self._notifier.ready(f"watching {len(settings.clusters)} clusters and {len(settings.nas)} NAS")
             log.info("truetally started", clusters=len(settings.clusters), nas=len(settings.nas))
             await self._until_stopped(settings, sources, reconciler, router, dispatcher)
@@ -247,8 +251,7 @@ class Daemon:
             self._warnings += ("changes of `history` and `api` take effect at the next start",)
         logs.configure(settings.log.format, settings.log.level)
         router.settings, dispatcher.receivers = settings.notify, told
-        dropped = sources.take(settings)
-        await reconciler.reload(settings, dropped)
+        dropped = await sources.take(settings)
         log.info("configuration reloaded", dropped=dropped)
         return settings
 

@@ -71,6 +71,15 @@ class _Confirmed(msgspec.Struct, frozen=True):
     problem: str = ""
 
 
+class _Reload(msgspec.Struct, frozen=True):
+    """Other settings, and the sources that are gone or have become others."""
+
+    settings: Settings
+    dropped: tuple[str, ...]
+
+
+_Batch = Sequence[Observation] | _Confirmed | _Reload
+
 Record = Callable[[Sequence[Transition]], Awaitable[None]]
 
 
@@ -81,8 +90,7 @@ class Reconciler:
         self, settings: Settings, clock: Clock, record: Record, restored: Iterable[Finding] = ()
     ) -> None:
         self.settings = settings
-        markers = [d.marker_property for d in settings.drivers if d.marker_property]
-        self.graph = Graph(settings.rules.grace.total_seconds(), dict.fromkeys(markers))
+        self.graph = Graph(settings.rules.grace.total_seconds(), _markers(settings))
         self.ledger = Ledger()
         self.ledger.restore(restored)
         self.batch_seconds = 0.0
@@ -90,7 +98,7 @@ class Reconciler:
         self._nas: Mapping[str, NasReader] = {}
         self._clock = clock
         self._record = record
-        self._queue: asyncio.Queue[Sequence[Observation] | _Confirmed] = asyncio.Queue(_QUEUE_BATCHES)
+        self._queue: asyncio.Queue[_Batch] = asyncio.Queue(_QUEUE_BATCHES)
         self._again: list[tuple[datetime, str, Ref]] = []
         self._again_at: dict[tuple[str, Ref], datetime] = {}
         self._tasks: asyncio.TaskGroup | None = None
@@ -117,13 +125,11 @@ class Reconciler:
             await self._queue.put(observations)
 
     async def reload(self, settings: Settings, dropped: Iterable[str]) -> None:
-        """Takes other settings: forgets sources that are gone, and judges everything anew."""
-        self.settings = settings
-        changes = Changes()
-        for source in dropped:
-            self.graph.drop_source(source, changes)
-        self._review_all = True
-        await self._queue.put(())
+        """Takes other settings: forgets the dropped sources, and judges everything anew.
+
+        It waits its turn in the queue: what a source emits after this call meets the new settings.
+        """
+        await self._queue.put(_Reload(settings, tuple(dropped)))
 
     async def run(self) -> None:
         """Works until it is cancelled; a bug in a confirmation ends it as one in the loop itself does."""
@@ -132,7 +138,7 @@ class Reconciler:
             while True:
                 await self._work(await self._next())
 
-    async def _work(self, batch: Sequence[Observation] | _Confirmed | None) -> None:
+    async def _work(self, batch: _Batch | None) -> None:
         began = time.perf_counter()
         changes = Changes()
         confirmed: _Confirmed | None = None
@@ -140,6 +146,9 @@ class Reconciler:
             if isinstance(batch, _Confirmed):
                 # What was read for it stood before it in the queue, and has been applied.
                 confirmed = batch
+                break
+            if isinstance(batch, _Reload):
+                self._take(batch, changes)
                 break
             await self._apply(batch, changes)
             batch = self._waiting() if time.perf_counter() - began < _DRAIN_SECONDS else None
@@ -149,7 +158,14 @@ class Reconciler:
         await self._tick()
         self.batch_seconds = time.perf_counter() - began
 
-    async def _next(self) -> Sequence[Observation] | _Confirmed | None:
+    def _take(self, reload: _Reload, changes: Changes) -> None:
+        self.settings = reload.settings
+        for source in reload.dropped:
+            self.graph.drop_source(source, changes)
+        self.graph.use_markers(_markers(reload.settings))
+        self._review_all = True
+
+    async def _next(self) -> _Batch | None:
         now, ticks = self._clock.now(), self._clock.ticks()
         waits = [_REVIEW_EVERY, max(0.0, self._review_at - ticks)]
         if (mature_at := self.ledger.next_at()) is not None and self._round is None:
@@ -163,7 +179,7 @@ class Reconciler:
         except TimeoutError:
             return None
 
-    def _waiting(self) -> Sequence[Observation] | _Confirmed | None:
+    def _waiting(self) -> _Batch | None:
         return None if self._queue.empty() else self._queue.get_nowait()
 
     async def _apply(self, batch: Sequence[Observation], changes: Changes) -> None:
@@ -381,6 +397,10 @@ class Reconciler:
             else:
                 transitions += self.ledger.open(fingerprint, world.now)
         await self._publish(transitions)
+
+
+def _markers(settings: Settings) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(d.marker_property for d in settings.drivers if d.marker_property))
 
 
 def _can_run(rule: Rule, source: str, world: World) -> bool:

@@ -276,3 +276,36 @@ async def _run_into_a_bug():
         it.clock.at += HOUR + 1
         await it.reconciler.emit([Gone(Ref(NAS, Kind.ALERT, "nobody"), 0.0)])
         await asyncio.wait_for(asyncio.shield(it.task), 5)
+
+
+async def test_other_settings_forget_a_source_that_has_become_another():
+    async with running(a_dataset()) as it:
+        await it.read_all()
+        await it.wait(HOUR + 1)
+        await it.reconciler.reload(it.reconciler.settings, [NAS])
+        await it.settle()
+        assert it.reconciler.graph.count(Kind.DATASET) == 0
+        assert it.states() == [(ORPHAN, "open")]
+        del it.nas.truth[ref_of(a_dataset())]
+        await it.nas.relist(TRUENAS_KINDS)
+        await it.settle()
+        assert it.states() == [(ORPHAN, "open"), (ORPHAN, "resolved")]
+
+
+async def test_a_rule_that_is_disabled_resolves_what_it_had_found():
+    async with running(a_dataset()) as it:
+        await it.read_all()
+        await it.wait(HOUR + 1)
+        await it.reconciler.reload(settings(rules={"disabled": [ORPHAN]}), [])
+        await it.settle()
+        assert it.told[-1].finding.note == "the rule is disabled"
+
+
+async def test_an_exemption_that_is_added_resolves_what_it_covers():
+    async with running(a_dataset()) as it:
+        await it.read_all()
+        await it.wait(HOUR + 1)
+        exempt = {"name": "tank/*", "reason": "archive of 2025"}
+        await it.reconciler.reload(settings(exemptions=[exempt]), [])
+        await it.settle()
+        assert it.told[-1].finding.note == "exempted: archive of 2025"

@@ -190,6 +190,15 @@ class Graph:
             case Lost():
                 self._lose(observation, changes)
 
+    def use_markers(self, names: Iterable[str]) -> None:
+        """Takes other marker properties, and counts anew whose volumes the datasets say they are."""
+        self._markers = tuple(names)
+        self._stamps.clear()
+        for (source, kind), nodes in self._kinds.items():
+            for node in nodes.values() if kind is Kind.DATASET else ():
+                if isinstance(node.value, Dataset):
+                    self._stamp_of(source, node.value, +1)
+
     def drop_source(self, source: str, changes: Changes) -> None:
         """Forgets all of a source that is no longer configured."""
         for at, kind in [key for key in self._kinds if key[0] == source]:
@@ -290,14 +299,16 @@ class Graph:
     def _count(self, ref: Ref, value: Value, by: int) -> None:
         """Keeps the census by which a parent's exclusiveness and a volume's past are judged."""
         if isinstance(value, Dataset):
-            if csi.is_managed(value):
-                stamps = self._stamps.setdefault((ref.source, value.parent), Counter())
-                stamps[self.stamp(value)] += by
+            self._stamp_of(ref.source, value, by)
         elif isinstance(value, PersistentVolume) and (who := csi.provisioner(value)) is not None:
             self._provisioners[who] += by
             if value.csi is not None:
                 self._csi_drivers[ref.source, value.csi.driver] += by
             self.remembered[value.name] = Remembered(ref.source, value.reclaim_policy == "Retain")
+
+    def _stamp_of(self, nas: str, dataset: Dataset, by: int) -> None:
+        if csi.is_managed(dataset):
+            self._stamps.setdefault((nas, dataset.parent), Counter())[self.stamp(dataset)] += by
 
     def stamp(self, dataset: Dataset) -> Stamp:
         """Whose volume the dataset says it is."""
