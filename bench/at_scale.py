@@ -17,6 +17,7 @@ from typing import Any
 
 import psutil
 
+from truetally import logs
 from truetally.lab.stage import Stage
 from truetally.lab.world import LabWorld
 from truetally.model.refs import Kind
@@ -101,8 +102,14 @@ def main() -> None:
     parser.add_argument("--volumes", type=int, default=10_000)
     parser.add_argument("--snapshots-per-volume", type=int, default=3)
     parser.add_argument("--events", type=int, default=200)
-    parser.add_argument("--settle", type=float, default=30.0, help="seconds before the steady memory is read")
+    parser.add_argument(
+        "--settle",
+        type=float,
+        default=75.0,
+        help="seconds before the steady memory is read; more than one reconcile (60 s)",
+    )
     args = parser.parse_args()
+    logs.configure("console", "warning")
     found = asyncio.run(measure(args.volumes, args.snapshots_per_volume, args.events, args.settle))
     print(json.dumps({k: round(v, 3) for k, v in found.items()}, indent=2))
 
