@@ -93,7 +93,15 @@ class Stage:
         await self.world.nas.start()
         await self.world.cluster.start()
         await self.receiver.start()
-        self._write_files()
+        self.write_files()
+        await self.start_daemon()
+
+    async def start_daemon(self) -> None:
+        """Starts the daemon, for the first time or again.
+
+        Raises:
+            LabFailed: it does not answer.
+        """
         with self.log.open("ab") as log:
             self._daemon = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "truetally", "run", "-c", str(self.config)),
@@ -107,7 +115,7 @@ class Stage:
 
     async def stop(self) -> int:
         """Stops everything in order; returns the daemon's exit code."""
-        code = await self._stop_daemon()
+        code = await self.stop_daemon()
         await self.receiver.stop()
         await self.world.cluster.stop()
         await self.world.nas.stop()
@@ -118,7 +126,13 @@ class Stage:
         """The daemon's process."""
         return self._daemon.pid if self._daemon is not None else 0
 
-    async def _stop_daemon(self) -> int:
+    def kill_daemon(self) -> None:
+        """Ends the daemon without a warning, as a power cut would."""
+        if self._daemon is not None and self._daemon.returncode is None:
+            self._daemon.kill()
+
+    async def stop_daemon(self) -> int:
+        """Asks the daemon to end; returns its exit code."""
         if self._daemon is None:
             return 0
         if self._daemon.returncode is None:
@@ -130,14 +144,16 @@ class Stage:
             self._daemon.kill()
             return await self._daemon.wait()
 
-    def _write_files(self) -> None:
+    def write_files(self) -> None:
+        """Writes credentials and the daemon's configuration."""
         key = self.directory / "nas.key"
         kubeconfig = self.directory / "kubeconfig"
         self.world.cluster.write_kubeconfig(kubeconfig)
         _write_private(key, self.world.nas.add_key())
-        _write_private(self.config, yaml.safe_dump(self._configuration(kubeconfig, key), sort_keys=False))
+        _write_private(self.config, yaml.safe_dump(self.configuration(kubeconfig, key), sort_keys=False))
 
-    def _configuration(self, kubeconfig: Path, key: Path) -> dict[str, Any]:
+    def configuration(self, kubeconfig: Path, key: Path) -> dict[str, Any]:
+        """The daemon's configuration, as its file holds it."""
         receiver = self.directory / "receiver.url"
         _write_private(receiver, self.receiver.url)
         return {
