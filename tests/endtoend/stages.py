@@ -1,4 +1,4 @@
-"""The real daemon in a process of its own, on the lab's cluster and NAS, with database, socket and webhook."""
+"""The real daemon in its own process, on the lab's cluster and NAS, with database, socket and webhook."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ async def a_stage(
         await world.cluster.start()
         await stage.receiver.start()
         stage.write_files()
-        change(stage, rules={"grace": "1s", "source_unavailable_after": "0s", "claim_pending_after": "1s"})
+        quick = {"grace": "1s", "source_unavailable_after": "0s", "claim_pending_after": "1s"}
+        change(stage, rules=quick)
         nas = yaml.safe_load(stage.config.read_text())["nas"]
         change(stage, nas=[nas[0] | {"call_timeout": "2s"}], **config)
         if start:
@@ -47,7 +48,7 @@ async def a_stage(
 
 
 def change(stage: Stage, **sections: Any) -> None:
-    """Lays settings over the daemon's configuration file; a dict over a section, anything else instead of it."""
+    """Lays settings over the configuration file: a dict over a section, anything else instead of it."""
     content = yaml.safe_load(stage.config.read_text())
     for name, value in sections.items():
         content[name] = content.get(name, {}) | value if isinstance(value, dict) else value
