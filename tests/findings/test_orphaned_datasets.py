@@ -214,7 +214,9 @@ def test_a_live_neighbour_without_instance_id_is_not_enough():
 
 
 @pytest.mark.parametrize(
-    "foreign", [{"instance_id": "cluster-b"}, {"instance_id": None}, {"driver": "freenas-nfs"}], ids=str
+    "foreign",
+    [{"instance_id": "cluster-b"}, {"instance_id": None}, {"instance_id": None, "driver": "freenas-nfs"}],
+    ids=str,
 )
 def test_a_foreign_volume_under_the_same_parent_makes_the_owner_unknown(foreign):
     neighbour = a_dataset(OTHER, user_properties=properties(volume_name=OTHER.rpartition("/")[2], **foreign))
@@ -247,6 +249,21 @@ def test_a_deleted_volume_that_was_retained_is_kept_on_purpose():
     in_world = world(a_pool(), a_dataset(), a_volume(reclaim_policy="Retain"))
     in_world.graph.apply(Gone(ref_of(a_volume()), 2.0), Changes())
     assert (accused(ORPHAN, in_world), accused(RETAINED, in_world)) == ([], [PATH])
+
+
+def test_a_detached_snapshot_is_no_volume_and_its_owner_no_question():
+    snapshot = a_dataset(
+        f"tank/k8s/nfs/snaps/{NAME}/snapshot-7c1d2e3f-0000-4000-8000-00000000000a",
+        user_properties=properties(volume_name=None, **{"democratic-csi:csi_snapshot_name": "snapshot-x"}),
+    )
+    in_world = world(a_pool(), a_dataset(), a_volume(), snapshot)
+    assert accused(ORPHAN, in_world) + accused(UNKNOWN, in_world) == []
+
+
+def test_the_last_volume_of_a_driver_is_found_although_another_driver_lives_on():
+    iscsi = a_csi_source("z", "org.democratic-csi.iscsi", provisioner_driver="freenas-api-iscsi", share="")
+    other = a_volume("pvc-z", claim=None, csi=iscsi)
+    assert accused(ORPHAN, world(a_pool(), a_dataset(), other)) == [PATH]
 
 
 # Who uses it right now?

@@ -142,7 +142,8 @@ def _foreign_children(world: World, nas: str, dataset: Dataset, configured: list
             continue
         if instances and stamp.instance_id not in instances:
             return f"instance {stamp.instance_id or '(none)'}"
-        if drivers and stamp.provisioner_driver not in drivers:
+        # An instance id that is ours says more than the kind of driver, which may be replaced.
+        if drivers and not stamp.instance_id and stamp.provisioner_driver not in drivers:
             return f"driver {stamp.provisioner_driver or '(none)'}"
         if stamp.marker and stamp.marker not in markers:
             return f"the cluster marked {stamp.marker}"
@@ -206,6 +207,8 @@ def conditions(world: World, ref: Ref) -> tuple[Condition, ...]:
 def _marked(dataset: Dataset) -> Condition:
     if not csi.is_managed(dataset):
         return Condition(4, False, "it does not carry democratic-csi's mark itself", Verdict.NO_VOLUME)
+    if csi.own(dataset, csi.SNAPSHOT_NAME):
+        return Condition(4, False, "it is a detached snapshot, and no volume", Verdict.NO_VOLUME)
     mark = dataset.user_properties[csi.MANAGED]
     name = csi.own(dataset, csi.VOLUME_NAME)
     if mark.origin is Origin.UNKNOWN and name != dataset.leaf:

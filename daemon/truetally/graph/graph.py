@@ -169,7 +169,10 @@ class Graph:
         return self._stamps.get((nas, parent), Counter())
 
     def provisioners(self) -> Mapping[tuple[str, str], int]:
-        """The (driver id, instance id) pairs that the PersistentVolumes of the watched clusters name."""
+        """The (driver id, instance id) pairs that PersistentVolumes of the watched clusters have ever named.
+
+        They outlive their last volume: its dataset, if it is left behind, is ours all the same.
+        """
         return self._provisioners
 
     def has_provisioned(self, cluster: str, driver: str) -> bool:
@@ -301,7 +304,7 @@ class Graph:
         if isinstance(value, Dataset):
             self._stamp_of(ref.source, value, by)
         elif isinstance(value, PersistentVolume) and (who := csi.provisioner(value)) is not None:
-            self._provisioners[who] += by
+            self._provisioners[who] += max(by, 0)
             if value.csi is not None:
                 self._csi_drivers[ref.source, value.csi.driver] += by
             self.remembered[value.name] = Remembered(ref.source, value.reclaim_policy == "Retain")
