@@ -8,7 +8,7 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet
 
 .DEFAULT_GOAL = help
 .DELETE_ON_ERROR:
-.PHONY: help demo setup test lint types imports bench controlplane schema lock wheel clean
+.PHONY: help demo setup test lint types imports bench controlplane boot schema lock wheel clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ bench: $(VENV)/.dev ## how fast and how large; the figures stand in bench/README
 
 controlplane: $(VENV)/.dev ## build the real kube-apiserver and etcd that the tests use (once, then cached)
 	$(BIN)/python tests/controlplane/harness.py build
+
+boot: ## boot a real systemd with the shipped unit and look (root, systemd-nspawn and uv; about 15 s)
+	UV=$(UV) sh tests/systemd/boot.sh
 
 schema: $(VENV)/.dev ## write config/truetally.schema.json from the settings
 	$(BIN)/python -m truetally.configuration.schema > $(VENV)/schema.json

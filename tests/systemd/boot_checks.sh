@@ -60,6 +60,10 @@ wait_until "a frozen daemon is killed by the watchdog and started again" restart
 journalctl -u truetally --no-pager | grep -q "Watchdog timeout"
 passed "the journal says so"
 
+systemd-run --quiet --wait --pipe -p MemoryDenyWriteExecute=yes -p SystemCallFilter=@system-service \
+    /opt/truetally/bin/python -c "from truetally.app import _settle_memory; _settle_memory()"
+passed "memory can be given back under the unit's restrictions"
+
 systemctl stop truetally
 [ "$(property ActiveState) $(property Result) $(property ExecMainStatus)" = "inactive success 0" ]
 passed "SIGTERM ends it in order"
