@@ -49,6 +49,7 @@ log = structlog.get_logger(__name__)
 
 EXIT_OK, EXIT_FAILURE, EXIT_CONFIG = 0, 1, 2
 
+_RECORD_WITHIN = timedelta(seconds=5)
 _FLUSH_WITHIN = timedelta(seconds=10)
 _DRAIN_WITHIN = timedelta(seconds=10)
 _STATUS_EVERY = 5.0
@@ -189,6 +190,7 @@ class Daemon:
                 receivers=lambda: _receiver_answers(dispatcher),
                 history_trouble=lambda: recorder.trouble or dispatcher.trouble or "ok",
                 warnings=lambda: self._warnings,
+                recorded=lambda: recorder.flush(_RECORD_WITHIN),
                 loop_lag=lambda: self._lag.worst_seconds,
             )
             server = StatusServer(tally, settings.api)

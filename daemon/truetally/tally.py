@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import chain
 from pathlib import Path
@@ -17,7 +17,7 @@ from pathlib import Path
 from truetally import __version__
 from truetally.clock import Clock
 from truetally.csi import democratic_csi as csi
-from truetally.errors import NotFound
+from truetally.errors import HistoryUnavailable, NotFound
 from truetally.findings import catalogue, orphans
 from truetally.findings.rule import Clear, gaps
 from truetally.graph import chains
@@ -64,6 +64,7 @@ class Tally:
         sources: the status of every source, asked when needed.
         receivers: the state of every receiver.
         history_trouble: `ok`, or what is wrong with the history.
+        recorded: waits until everything is in the history; whether it is.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Tally:
         receivers: Callable[[], Sequence[ReceiverAnswer]],
         history_trouble: Callable[[], str],
         warnings: Callable[[], Sequence[str]],
+        recorded: Callable[[], Awaitable[bool]],
         loop_lag: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._reconciler = reconciler
@@ -87,6 +89,7 @@ class Tally:
         self._receivers = receivers
         self._history_trouble = history_trouble
         self._warnings = warnings
+        self._recorded = recorded
         self._loop_lag = loop_lag
         self._started_at = clock.now()
         self._started_ticks = clock.ticks()
@@ -203,8 +206,18 @@ class Tally:
         raise NotFound(f"{len(found)} findings begin with {fingerprint}; give more digits")
 
     async def acknowledge(self, fingerprint: str, by: str, reason: str) -> Finding:
-        """Notes that somebody has seen the finding."""
-        return await self._reconciler.acknowledge(self._unresolved(fingerprint).fingerprint, by, reason)
+        """Notes that somebody has seen the finding; it is in the history when this returns.
+
+        Raises:
+            HistoryUnavailable: it stands in memory, and is recorded when the history can be written again.
+        """
+        found = await self._reconciler.acknowledge(self._unresolved(fingerprint).fingerprint, by, reason)
+        if not await self._recorded():
+            raise HistoryUnavailable(
+                f"the history cannot be written now ({self._history_trouble()}); the acknowledgement "
+                "counts, but a restart before the history is mended would forget it"
+            )
+        return found
 
     async def transitions(self, fingerprint: str) -> Sequence[Transition]:
         """What has become of the finding, oldest first; also of resolved ones."""

@@ -230,6 +230,21 @@ async def test_what_became_so_while_it_was_down_is_told_and_what_is_unchanged_is
         assert len(told) == 2
 
 
+async def test_an_acknowledgement_survives_a_kill_right_after_it_was_answered(tmp_path):
+    async with a_stage(tmp_path) as stage:
+        await ready(stage)
+        lose_one(stage)
+        found = await finding(stage, ORPHAN)
+        words = ("--socket", str(stage.socket), "findings", "ack", found["fingerprint"], "--reason", "known")
+        answered = await in_a_thread(*words)
+        assert answered.returncode == 0, answered.stderr
+        stage.kill_daemon()
+        await stage.stop_daemon()
+        await stage.start_daemon()
+        again = await finding(stage, ORPHAN)
+        assert again["acknowledged"]["reason"] == "known"
+
+
 async def test_what_was_mended_while_it_was_down_is_resolved(tmp_path):
     async with a_stage(tmp_path) as stage:
         await ready(stage)
