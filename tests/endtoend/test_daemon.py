@@ -111,6 +111,7 @@ async def test_a_list_that_breaks_in_the_middle_accuses_nobody(tmp_path, fault):
         stage.world.nas.faults.clear()
         await ready(stage)
         assert await accused(stage) == []
+        assert [m for m in stage.receiver.messages if "nas1" not in m["title"]] == []
         assert (await stage.ask("status"))["objects"]["Dataset"] == len(stage.world.nas.zfs.datasets)
 
 
