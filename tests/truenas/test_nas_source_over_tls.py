@@ -1,4 +1,4 @@
-"""Is the NAS verified by the CA that is configured, and is our own certificate shown where it is asked for?"""
+"""Is the NAS verified by the CA that is configured, and our own certificate shown where it is asked for?"""
 
 from __future__ import annotations
 

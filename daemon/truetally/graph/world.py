@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 from datetime import datetime
 from fnmatch import fnmatchcase
@@ -41,17 +41,23 @@ class World:
         self.memo: dict[object, object] = {}
         self.clusters = tuple(c.name for c in settings.clusters)
         self.nas_names = tuple(n.name for n in settings.nas)
-        self._nas_by_host = dict(self._addresses())
+        self._nas_by_host = self._addresses()
 
-    def _addresses(self) -> Iterator[tuple[str, str]]:
+    def _addresses(self) -> dict[str, str]:
+        """Which NAS answers at a host: what the operator says goes before what the NAS themselves say.
+
+        Two NAS may have the same address on networks of their own (a bridge for apps, the link between two
+        controllers). A host that does not tell which one is meant leads to none.
+        """
+        said: dict[str, set[str]] = {}
+        found: dict[str, set[str]] = {}
         for nas in self.settings.nas:
-            yield (urlsplit(nas.url).hostname or nas.url).lower(), nas.name
-            for address in nas.addresses:
-                yield address.lower(), nas.name
+            for host in (urlsplit(nas.url).hostname or nas.url, *nas.addresses):
+                said.setdefault(host.lower(), set()).add(nas.name)
             if (system := self.system(nas.name)) is not None:
-                for address in (*system.addresses, system.hostname):
-                    if address and address not in ("127.0.0.1", "::1"):
-                        yield address.lower(), nas.name
+                for host in filter(_tells_a_nas, (*system.addresses, system.hostname)):
+                    found.setdefault(host.lower(), set()).add(nas.name)
+        return {host: next(iter(names)) for host, names in (found | said).items() if len(names) == 1}
 
     def system(self, nas: str) -> truenas.System | None:
         """The NAS itself."""
@@ -166,6 +172,15 @@ class World:
             if _covers(exemption, rule, subject):
                 return exemption
         return None
+
+
+def _tells_a_nas(host: str) -> bool:
+    """Whether a host that a NAS knows itself by can mean this NAS to others."""
+    return (
+        bool(host)
+        and host != "localhost"
+        and not host.lower().startswith(("127.", "::1", "169.254.", "fe80:"))
+    )
 
 
 def _covers(exemption: Exemption, rule: str, subject: Ref) -> bool:
