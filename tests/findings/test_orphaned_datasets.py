@@ -266,6 +266,18 @@ def test_the_last_volume_of_a_driver_is_found_although_another_driver_lives_on()
     assert accused(ORPHAN, world(a_pool(), a_dataset(), other)) == [PATH]
 
 
+@pytest.mark.parametrize(
+    ("policies", "kept"), [(["Retain"], True), (["Retain", "Delete"], False), ([], False)]
+)
+def test_where_every_class_of_the_driver_retains_a_leftover_is_kept_on_purpose(policies, kept):
+    classes = [k8s.StorageClass(f"c{n}", DRIVER, policy) for n, policy in enumerate(policies)]
+    other = k8s.StorageClass("other", "ebs.csi.aws.com", "Delete")
+    in_world = world(a_pool(), a_dataset(), other, *classes)
+    assert (accused(RETAINED, in_world), accused(ORPHAN, in_world)) == (
+        ([PATH], []) if kept else ([], [PATH])
+    )
+
+
 # Who uses it right now?
 
 

@@ -11,7 +11,7 @@ from truetally.findings.snapshots import SNAPSHOT_WITHOUT_CONTENT
 from truetally.graph.graph import Changes
 from truetally.model import kubernetes as k8s
 from truetally.model import truenas
-from truetally.model.observations import Listed
+from truetally.model.observations import Gone, Listed
 from truetally.model.refs import Kind, Ref
 from worlds import (
     CLUSTER,
@@ -27,6 +27,7 @@ from worlds import (
     a_volume,
     accused,
     properties,
+    ref_of,
     seen,
     settings,
     world,
@@ -82,6 +83,17 @@ def test_a_snapshot_is_left_alone_when(why):
 def test_the_handle_is_what_counts_and_not_a_name_that_looks_alike():
     other = a_content(snapshot_handle=f"{NAME}@snapshot-{SNAPSHOT_UID}0", snapshot_uid="another")
     assert accused(ON_NAS, world(*WHOLE, a_snapshot(), other)) == [ZFS]
+
+
+def test_a_snapshot_whose_content_was_retained_is_kept_on_purpose():
+    kept = a_content(deletion_policy="Retain")
+    in_world = world(*WHOLE, a_snapshot(), kept)
+    in_world.graph.apply(Gone(ref_of(kept), 2.0), Changes())
+    assert accused(ON_NAS, in_world) == []
+    dropped = a_content()
+    in_world = world(*WHOLE, a_snapshot(), dropped)
+    in_world.graph.apply(Gone(ref_of(dropped), 2.0), Changes())
+    assert accused(ON_NAS, in_world) == [ZFS]
 
 
 def test_in_a_parent_of_unknown_owner_nobodys_snapshot_is_accused():

@@ -78,6 +78,14 @@ def target_of_iqn(iqn: str) -> str:
     return iqn.partition(":")[2].lower() or iqn.lower()
 
 
+def smb_share_of(text: str) -> str:
+    """The share's own name of `share`, `/share/directory` or `//host/share/directory`, lower case."""
+    parts = [part for part in text.replace("\\", "/").split("/") if part]
+    if text.replace("\\", "/").startswith("//"):
+        parts = parts[1:]
+    return parts[0].lower() if parts else ""
+
+
 def host_of(portal: str) -> str:
     """The host of `host`, `host:port`, `[v6]:port` or `scheme://host:port`."""
     text = portal.strip().partition("://")[2] or portal.strip()
@@ -111,7 +119,7 @@ def _csi_backend(attributes: Mapping[str, str]) -> Backend | None:
             path = dataset_of_mount(attributes.get("share", ""))
             return Backend(Protocol.NFS, (host_of(attributes.get("server", "")),), path=path)
         case "smb":
-            share = attributes.get("share", "").strip("/").lower()
+            share = smb_share_of(attributes.get("share", ""))
             return Backend(Protocol.SMB, (host_of(attributes.get("server", "")),), share=share)
         case "iscsi":
             return Backend(
@@ -132,6 +140,27 @@ def _foreign_backend(attributes: Mapping[str, str]) -> Backend | None:
         path = dataset_of_mount(attributes["share"])
         return Backend(Protocol.NFS, (host_of(attributes["server"]),), path=path)
     return None
+
+
+def hints(attributes: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Whatever a volume's attributes could mean: `path`, `target` or `share`, and its value.
+
+    Every driver has keys of its own (csi-driver-nfs: `share` and `subDir`; csi-driver-smb: `source`;
+    truenas-csi: `nfsPath`, `targetIQN`). A hint protects what it could mean, and proves nothing.
+    """
+    for key, value in attributes.items():
+        if "/mnt/" in value:
+            path = dataset_of_mount(value[value.index("/mnt/") :])
+            yield "path", path
+            for inner in ("subDir", "subdir", "subPath", "subpath"):
+                if below := attributes.get(inner, "").strip("/"):
+                    yield "path", f"{path}/{below}"
+        elif value.startswith("iqn."):
+            yield "target", target_of_iqn(value)
+        elif value.startswith(("//", "\\\\")) or key == "share":
+            yield "share", smb_share_of(value)
+        elif "/" in value and " " not in value:
+            yield "path", value.strip("/")
 
 
 def _portals(attributes: Mapping[str, str]) -> Iterator[str]:

@@ -17,11 +17,12 @@ from truetally.csi import democratic_csi as csi
 from truetally.findings.rule import Clear, Evidence, Judgement, Order, Reread, Rule
 from truetally.findings.volumes import ignored
 from truetally.graph import chains
+from truetally.graph.graph import value_of
 from truetally.graph.world import World
 from truetally.model import kubernetes as k8s
 from truetally.model.findings import Fact, Severity
 from truetally.model.refs import Kind, Ref
-from truetally.model.truenas import Dataset, Origin
+from truetally.model.truenas import Dataset, DatasetUse, Origin
 from truetally.settings import DriverSettings
 
 IGNORE = "truetally:ignore"
@@ -197,7 +198,7 @@ def conditions(world: World, ref: Ref) -> tuple[Condition, ...]:
         _unreferenced(world, ref),
         *_independent(world, ref, dataset),
         _old_enough(world, dataset),
-        _no_session(world, ref),
+        _no_session(world, ref, dataset),
         _readable(world, ref, dataset),
         _not_exempt(world, ref, dataset),
         _not_retained(world, owner, dataset),
@@ -258,14 +259,14 @@ def _old_enough(world: World, dataset: Dataset) -> Condition:
     return Condition(7, True, f"it is older than the grace of {_span(grace)}", Verdict.IN_FLIGHT)
 
 
-def _no_session(world: World, ref: Ref) -> Condition:
+def _no_session(world: World, ref: Ref, dataset: Dataset) -> Condition:
     for session in chains.sessions_of(world, ref.source, ref.name):
         return Condition(8, False, f"initiator {session.initiator} has a session on it", Verdict.IN_USE)
     known = world.use(ref.source, ref.name)
     if known is None or world.ticks - known[1] > _USE_IS_VALID:
         return Condition(8, True, "no session is on it; its use is read before it is accused", Verdict.IN_USE)
     use, _ = known
-    if busy := in_use(use.attachments, use.processes, use.clients, use.sessions, use.jobs):
+    if busy := in_use(use, _own_attachment(dataset)):
         return Condition(8, False, busy, Verdict.IN_USE)
     if use.unknown:
         return Condition(8, None, f"its use cannot be read: {'; '.join(use.unknown)}", Verdict.UNKNOWN_OWNER)
@@ -275,23 +276,29 @@ def _no_session(world: World, ref: Ref) -> Condition:
 # What was read of a dataset's use is forgotten after these seconds: then a suspicion may have it read again.
 _USE_IS_VALID = 900.0
 
-# What democratic-csi itself attaches to a volume; anything else that TrueNAS lists is another use.
-_OWN_ATTACHMENTS = ("nfs share", "smb share", "iscsi extent", "nvme-of namespace")
+# What each driver itself attaches to its volumes; anything else that TrueNAS lists is another use. An NVMe-oF
+# namespace always counts: truetally does not see who is connected to it yet.
+_OWN_ATTACHMENTS = {"-nfs": "nfs share", "-smb": "smb share", "-iscsi": "iscsi extent"}
 
 
-def in_use(
-    attachments: tuple[str, ...],
-    processes: tuple[str, ...],
-    clients: tuple[str, ...],
-    sessions: tuple[str, ...],
-    jobs: tuple[str, ...],
-) -> str:
-    """What uses a dataset besides its own share or extent; empty if nothing does."""
-    for words, what in ((sessions, "session of"), (clients, "client"), (processes, "process"), (jobs, "job")):
-        if words:
-            return f"{what} {words[0]} uses it"
-    for attachment in attachments:
-        if not attachment.lower().startswith(_OWN_ATTACHMENTS):
+def _own_attachment(dataset: Dataset) -> str:
+    driver = csi.own(dataset, csi.PROVISIONER_DRIVER)
+    return next((own for ending, own in _OWN_ATTACHMENTS.items() if driver.endswith(ending)), "")
+
+
+def in_use(use: DatasetUse, own_attachment: str) -> str:
+    """What uses a dataset besides the share or extent of its own driver; empty if nothing does."""
+    users = (
+        (use.sessions, "session of"),
+        (use.clients, "client"),
+        (use.processes, "process"),
+        (use.jobs, "job"),
+    )
+    for names, what in users:
+        if names:
+            return f"{what} {names[0]} uses it"
+    for attachment in use.attachments:
+        if not own_attachment or not attachment.lower().startswith(own_attachment):
             return f"TrueNAS uses it for {attachment}"
     return ""
 
@@ -324,7 +331,17 @@ def _not_retained(world: World, owner: Ownership, dataset: Dataset) -> Condition
     remembered = world.graph.remembered.get(csi.own(dataset, csi.VOLUME_NAME))
     if remembered is not None and remembered.retained:
         return Condition(10, False, "its PersistentVolume had reclaim policy Retain", Verdict.RETAINED)
+    if owner.driver is not None and _keeps_everything(world, owner.driver):
+        text = f"every StorageClass of {owner.driver.driver} has reclaim policy Retain"
+        return Condition(10, False, text, Verdict.RETAINED)
     return Condition(10, True, "it is not known to be kept on purpose", Verdict.RETAINED)
+
+
+def _keeps_everything(world: World, driver: DriverSettings) -> bool:
+    """A volume that was deleted before truetally first looked was kept, if the driver's classes keep all."""
+    nodes = world.graph.nodes(driver.cluster, Kind.STORAGE_CLASS).values()
+    classes = [c for n in nodes if (c := value_of(n, k8s.StorageClass)) and c.provisioner == driver.driver]
+    return bool(classes) and all(c.reclaim_policy == "Retain" for c in classes)
 
 
 def verdict(found: tuple[Condition, ...]) -> Verdict:
@@ -519,6 +536,9 @@ def _missing(ref: Ref, volume: k8s.PersistentVolume, found: chains.Backing, worl
         return Clear(f"truetally does not follow {found.backend.protocol.value} yet")
     if found.elsewhere:
         return Clear(f"{found.elsewhere[0]} carries its name: it may have been moved")
+    parent = world.dataset(found.nas or "", found.path.rpartition("/")[0])
+    if parent is not None and csi.is_managed(parent):
+        return Clear(f"its path is a directory inside dataset {parent.path}")
     if not found.path and not _parents_of(volume, found.nas, world):
         return Clear(f"{found.how}, and truetally does not know in which dataset it must be")
     nas = found.nas or ""

@@ -72,6 +72,8 @@ def _wanted(ref: Ref, snapshot: Snapshot, world: World) -> str:
         return f"it was made for {other}"
     for other in world.sharing(f"u:{csi.uuid_in(snapshot.name)}", Kind.VOLUME_SNAPSHOT_CONTENT):
         return f"it was made for the VolumeSnapshot of {other}"
+    if handle in world.graph.kept_snapshots:
+        return "its content had the deletion policy Retain"
     if snapshot.defer_destroy:
         return "it is destroyed already, and waits for its last clone"
     if snapshot.holds:

@@ -63,10 +63,11 @@ def backing(world: World, ref: Ref) -> Backing | None:
     found = _follow(world, nas, backend)
     if found.dataset is not None:
         return found
-    named = tuple(r for r in _datasets_named(world, volume) if r.source == nas)
-    if len(named) == 1 and not found.path:
+    named = tuple(_datasets_named(world, volume))
+    here = [r for r in named if r.source == nas]
+    if len(here) == 1 and not found.path:
         return msgspec.structs.replace(
-            found, dataset=named[0], strength=WEAK, how=f"{found.how}; a dataset carries the volume's name"
+            found, dataset=here[0], strength=WEAK, how=f"{found.how}; a dataset carries the volume's name"
         )
     return msgspec.structs.replace(found, elsewhere=named)
 
@@ -170,19 +171,28 @@ def references(world: World, ref: Ref) -> list[Reference]:
 
 def _references(world: World, ref: Ref, dataset: truenas.Dataset) -> Iterator[Reference]:
     nas, path = ref.source, ref.name
-    for volume in world.sharing(f"p:{path}", Kind.PERSISTENT_VOLUME, Kind.POD):
-        yield Reference(volume, "R3: mounts its path", _strength(world, volume, nas))
-    for volume in world.sharing(f"W:{path}", Kind.PERSISTENT_VOLUME, Kind.POD):
-        yield Reference(volume, "mounts a directory inside it", _strength(world, volume, nas))
+    for mounted in dict.fromkeys((path, csi.dataset_of_mount(dataset.mountpoint or path))):
+        for volume in world.sharing(f"p:{mounted}", Kind.PERSISTENT_VOLUME, Kind.POD):
+            yield Reference(volume, "R3: mounts its path", _strength(world, volume, nas))
+        for volume in world.sharing(f"W:{mounted}", Kind.PERSISTENT_VOLUME, Kind.POD):
+            yield Reference(volume, "mounts a directory inside it", _strength(world, volume, nas))
+        yield from _through_smb(world, nas, mounted)
+        for extent in world.sharing(f"W:{mounted}", Kind.ISCSI_EXTENT):
+            if extent.source == nas:
+                yield Reference(extent, "is a file inside it", EXACT)
     for _, target in targets_of(world, nas, path):
         for volume in world.sharing(f"t:{target.name.lower()}", Kind.PERSISTENT_VOLUME, Kind.POD):
             yield Reference(volume, f"R4: its IQN ends in {target.name}", _strength(world, volume, nas))
-    for share in world.sharing(f"p:{path}", Kind.SMB_SHARE):
+    yield from _references_by_name(world, dataset)
+
+
+def _through_smb(world: World, nas: str, path: str) -> Iterator[Reference]:
+    shares = world.sharing(f"p:{path}", Kind.SMB_SHARE) + world.sharing(f"W:{path}", Kind.SMB_SHARE)
+    for share in shares:
         value = value_of(world.node(share), truenas.SmbShare)
         if share.source == nas and value is not None:
-            for volume in world.sharing(f"m:{value.name.lower()}", Kind.PERSISTENT_VOLUME):
+            for volume in world.sharing(f"m:{value.name.lower()}", Kind.PERSISTENT_VOLUME, Kind.POD):
                 yield Reference(volume, f"R6: uses SMB share {value.name}", _strength(world, volume, nas))
-    yield from _references_by_name(world, dataset)
 
 
 def _strength(world: World, volume: Ref, nas: str) -> str:

@@ -22,12 +22,12 @@ A key in capitals points one way: it is asked for by the object it names, and is
     O:<nas>/<path>      the clones of a dataset's snapshots
     N:<nas>/<path>      the children of a dataset
     F:<handle>          volumes made from the content of this volume
-    W:<dataset path>    volumes and pods that mount a directory somewhere below that path
+    W:<dataset path>    what mounts, exports or keeps something somewhere below that path
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from truetally.csi import democratic_csi as csi
@@ -64,6 +64,7 @@ def _persistent_volume(source: str, volume: k8s.PersistentVolume) -> Iterator[st
     if volume.csi is not None:
         yield from _by_name(volume.csi.volume_handle)
         yield from _by_name(volume.csi.volume_handle.rpartition("/")[2])
+        yield from _hints(volume.csi.attributes)
     if (backend := csi.backend(volume)) is not None:
         yield from _backend(backend)
 
@@ -81,6 +82,14 @@ def _backend(backend: csi.Backend) -> Iterator[str]:
         yield f"t:{backend.target}"
     if backend.share:
         yield f"m:{backend.share}"
+
+
+def _hints(attributes: Mapping[str, str]) -> Iterator[str]:
+    for what, value in csi.hints(attributes):
+        if what == "path" and value:
+            yield from _mounted(value)
+        elif value:
+            yield f"{'t' if what == 'target' else 'm'}:{value}"
 
 
 def _mounted(path: str) -> Iterator[str]:
@@ -107,8 +116,7 @@ def _pod(source: str, pod: k8s.Pod) -> Iterator[str]:
     for iscsi in pod.iscsi:
         yield f"t:{csi.target_of_iqn(iscsi.iqn)}"
     for inline in pod.csi:
-        if share := inline.attributes.get("share"):
-            yield from _mounted(csi.dataset_of_mount(share))
+        yield from _hints(inline.attributes)
 
 
 def _attachment(source: str, attachment: k8s.VolumeAttachment) -> Iterator[str]:
@@ -169,7 +177,7 @@ def _nfs_share(_source: str, share: nas.NfsShare) -> Iterator[str]:
 
 
 def _smb_share(_source: str, share: nas.SmbShare) -> Iterator[str]:
-    yield f"p:{csi.dataset_of_mount(share.path)}"
+    yield from _mounted(csi.dataset_of_mount(share.path))
     yield f"m:{share.name.lower()}"
 
 
@@ -179,7 +187,8 @@ def _target(source: str, target: nas.IscsiTarget) -> Iterator[str]:
 
 
 def _extent(source: str, extent: nas.IscsiExtent) -> Iterator[str]:
-    yield f"p:{extent.disk}"
+    # A FILE extent is a file somewhere inside a dataset.
+    yield from _mounted(csi.dataset_of_mount(extent.disk))
     yield f"i:{source}/x/{extent.id}"
 
 

@@ -16,7 +16,7 @@ import msgspec
 
 from truetally.csi import democratic_csi as csi
 from truetally.graph.correlate import is_kinship, keys_of, pointed_at
-from truetally.model.kubernetes import PersistentVolume
+from truetally.model.kubernetes import PersistentVolume, VolumeSnapshotContent
 from truetally.model.observations import Gone, Listed, Lost, Observation, Seen, Trouble, Value
 from truetally.model.refs import Kind, Ref
 from truetally.model.truenas import Dataset
@@ -26,7 +26,7 @@ T = TypeVar("T")
 _NO_REFS: frozenset[Ref] = frozenset()
 
 # A list that has lost more than half of what was known is more likely half an answer than half a cluster.
-_DOUBTFUL_FROM = 10
+_DOUBTFUL_FROM = 4
 _DOUBTFUL_LEFT = 0.5
 
 # How long the time of an object's disappearance is remembered, in seconds: longer than any request may take,
@@ -94,6 +94,10 @@ class Graph:
     Args:
         doubt_for: seconds for which a list that suddenly shrank is not believed.
         marker_properties: the ZFS user properties by which operators mark a cluster's datasets.
+
+    Attributes:
+        remembered: what was once seen of a provisioned volume, by its CSI name.
+        kept_snapshots: handles of snapshots whose content once had the deletion policy Retain.
     """
 
     def __init__(self, doubt_for: float = 3600.0, marker_properties: Iterable[str] = ()) -> None:
@@ -107,6 +111,7 @@ class Graph:
         self._provisioners: Counter[tuple[str, str]] = Counter()
         self._csi_drivers: Counter[tuple[str, str]] = Counter()
         self.remembered: dict[str, Remembered] = {}
+        self.kept_snapshots: set[str] = set()
 
     # What is known
 
@@ -308,6 +313,8 @@ class Graph:
             if value.csi is not None:
                 self._csi_drivers[ref.source, value.csi.driver] += by
             self.remembered[value.name] = Remembered(ref.source, value.reclaim_policy == "Retain")
+        elif isinstance(value, VolumeSnapshotContent) and value.deletion_policy == "Retain":
+            self.kept_snapshots.add(value.snapshot_handle or value.source_snapshot_handle)
 
     def _stamp_of(self, nas: str, dataset: Dataset, by: int) -> None:
         if csi.is_managed(dataset):
