@@ -3,122 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import timedelta
 from itertools import pairwise
-from typing import Any
 
 import msgspec
 import pytest
 from aiohttp import web
 
-from kubernetes.api import CLASSES
 from kubernetes.heard import BRISK, watching
+from kubernetes.ill import EXPIRED, Ill, Later, a_class, a_list, an_event, half_of, serving
 from truetally.clock import SystemClock
 from truetally.errors import SourceUnavailable
+from truetally.model.observations import Gone
 from truetally.model.refs import KUBERNETES_KINDS, Kind
-
-EXPIRED = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version"}
-
-
-def a_class(name: str, version: int, padding: int = 0) -> dict[str, Any]:
-    metadata = {"name": name, "uid": name, "resourceVersion": str(version)}
-    if padding:
-        metadata["annotations"] = {"padding": "x" * padding}
-    return {"metadata": metadata, "provisioner": "p"}
-
-
-def a_list(*items: dict[str, Any], version: int = 1, more: str = "") -> dict[str, Any]:
-    return {"metadata": {"resourceVersion": str(version), "continue": more}, "items": list(items)}
-
-
-def an_event(what: str, thing: dict[str, Any]) -> bytes:
-    return json.dumps({"type": what, "object": thing}).encode() + b"\n"
-
-
-class Later(SystemClock):
-    """A clock that a test can put forward."""
-
-    ahead = 0.0
-
-    def ticks(self) -> float:
-        return super().ticks() + self.ahead
-
-
-async def half_of(request: web.Request, answer: Any) -> web.StreamResponse:
-    """Promises all of it, sends a half, and cuts the connection."""
-    body = json.dumps(answer).encode()
-    response = web.StreamResponse(headers={"Content-Length": str(len(body))})
-    await response.prepare(request)
-    await response.write(body[: len(body) // 2])
-    assert request.transport is not None
-    request.transport.close()
-    return response
-
-
-class Ill:
-    """An apiserver whose storage classes behave as the test scripts them; all other kinds are empty."""
-
-    def __init__(self) -> None:
-        self.lists = 0
-        self.watches: list[dict[str, str]] = []
-        self.asked: Counter[str] = Counter()
-        self.changed = asyncio.Condition()
-
-    async def list(self, request: web.Request) -> web.StreamResponse:
-        return web.json_response(a_list())
-
-    async def watch(self, request: web.Request, response: web.StreamResponse) -> None:
-        await asyncio.Event().wait()
-
-    async def answer(self, request: web.Request) -> web.StreamResponse:
-        ours = request.path == CLASSES
-        if request.query.get("watch"):
-            self.watches.append(dict(request.query)) if ours else None
-            response = web.StreamResponse()
-            await response.prepare(request)
-            await self._note()
-            await (self.watch(request, response) if ours else asyncio.Event().wait())
-            return response
-        if ours:
-            self.lists += 1
-            await self._note()
-            return await self.list(request)
-        return web.json_response(a_list())
-
-    async def until(self, holds) -> None:
-        async with asyncio.timeout(15), self.changed:
-            await self.changed.wait_for(holds)
-
-    async def _note(self) -> None:
-        async with self.changed:
-            self.changed.notify_all()
-
-
-@asynccontextmanager
-async def serving(ill: Ill, tmp_path) -> AsyncIterator[Any]:
-    app = web.Application()
-    app.router.add_get("/{path:.*}", ill.answer)
-    runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    path = tmp_path / "kubeconfig"
-    config = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "current-context": "ill",
-        "clusters": [{"name": "ill", "cluster": {"server": f"http://127.0.0.1:{runner.addresses[0][1]}"}}],
-        "users": [{"name": "ill", "user": {}}],
-        "contexts": [{"name": "ill", "context": {"cluster": "ill", "user": "ill"}}],
-    }
-    path.write_text(json.dumps(config))
-    try:
-        yield path
-    finally:
-        await runner.cleanup()
 
 
 async def test_half_a_list_completes_nothing(tmp_path):
@@ -173,7 +70,10 @@ async def test_watches_that_end_at_once_and_without_a_word_are_taken_up_ever_mor
     at: list[float] = []
     ill = Empty()
     pace = msgspec.structs.replace(
-        BRISK, first_retry=timedelta(milliseconds=100), last_retry=timedelta(seconds=2)
+        BRISK,
+        first_retry=timedelta(milliseconds=100),
+        last_retry=timedelta(seconds=2),
+        lost_after=timedelta(minutes=1),
     )
     async with serving(ill, tmp_path) as kubeconfig, watching(kubeconfig, pace) as (_, heard):
         await ill.until(lambda: len(ill.watches) >= 5)
@@ -182,6 +82,39 @@ async def test_watches_that_end_at_once_and_without_a_word_are_taken_up_ever_mor
     # Each pause is at least half of its longest: 100, 200, 400 ms.
     assert [pause >= least for pause, least in zip(waited, [0.05, 0.1, 0.2], strict=False)] == [True] * 3
     assert ill.lists == 1
+
+
+async def test_a_watch_that_for_long_says_nothing_from_one_version_is_given_another_by_a_list(tmp_path):
+    class Mute(Ill):
+        async def list(self, request):
+            return web.json_response(a_list(version=self.lists))
+
+        async def watch(self, request, response):
+            if request.query["resourceVersion"] != "1":
+                await response.write(an_event("ADDED", a_class("heard", 9)))
+                await asyncio.Event().wait()
+
+    async with serving(Mute(), tmp_path) as kubeconfig, watching(kubeconfig) as (_, heard):
+        await heard.until(lambda: heard.seen(Kind.STORAGE_CLASS, "heard"))
+    assert heard.lost(Kind.STORAGE_CLASS) == []
+
+
+async def test_events_that_are_not_about_storage_cost_the_reconciler_nothing(tmp_path):
+    class Busy(Ill):
+        async def answer(self, request):
+            if request.path != "/api/v1/events" or "watch" not in request.query:
+                return await super().answer(request)
+            response = web.StreamResponse()
+            await response.prepare(request)
+            for version, reason in enumerate(["Pulled"] * 50 + ["FailedMount"], start=2):
+                meta = {"name": reason.lower(), "namespace": "shop", "resourceVersion": str(version)}
+                await response.write(an_event("ADDED", {"metadata": meta, "reason": reason}))
+            await asyncio.Event().wait()
+            return response
+
+    async with serving(Busy(), tmp_path) as kubeconfig, watching(kubeconfig) as (_, heard):
+        await heard.until(lambda: heard.seen(Kind.EVENT, "shop/failedmount"))
+    assert not [one for one in heard.all if isinstance(one, Gone)]
 
 
 async def test_watches_that_always_answer_410_do_not_make_us_list_without_a_pause(tmp_path):

@@ -1,7 +1,8 @@
 """The connection to one cluster: kubernetes_asyncio for who we are, aiohttp for the bytes.
 
-kubeconfig tokens, exec plugins and certificates are read when the connection is made, so
-a refused token is answered by making it anew: a token that was rotated is then found.
+Tokens, plugins and certificates are read when the connection is made. Tokens are rotated all
+the time, so one that was accepted and is refused now is first read anew; only if the fresh one
+is refused too, our credentials are.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +39,15 @@ class Absent(TruetallyError):
 
 
 class _Connection:
-    """An ApiClient with its credentials, closed when the last request through it has ended."""
+    """An ApiClient with its credentials, closed when the last request through it has ended.
+
+    Attributes:
+        accepted: whether its credentials have been good once.
+    """
 
     def __init__(self, api: Any) -> None:
         self.api = api
+        self.accepted = False
         self._requests = 0
         self._retired = False
 
@@ -99,9 +105,16 @@ class ClusterClient:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         connection = await self._open()
         try:
-            async with connection.used() as api, self._get(api, path, query, timeout) as answer:
+            async with AsyncExitStack() as reading:
+                answer = await reading.enter_async_context(self._get(connection, path, query, timeout))
+                if answer.status == 401 and connection.accepted:
+                    await reading.aclose()
+                    await self._drop(connection)
+                    connection = await self._open()
+                    answer = await reading.enter_async_context(self._get(connection, path, query, timeout))
                 if answer.status != 200:
                     await self._refuse(answer, grant, connection)
+                connection.accepted = True
                 yield answer
         except (aiohttp.ClientError, OSError, ValueError) as error:
             # A reason that names the address helps; the query and the headers stay out of it.
@@ -110,18 +123,20 @@ class ClusterClient:
 
     @asynccontextmanager
     async def _get(
-        self, api: Any, path: str, query: Mapping[str, str], timeout: aiohttp.ClientTimeout
+        self, connection: _Connection, path: str, query: Mapping[str, str], timeout: aiohttp.ClientTimeout
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        async with api.rest_client.pool_manager.get(
-            api.configuration.host + path,
-            params=query,
-            headers=await self._headers(api),
-            timeout=timeout,
-            allow_redirects=False,
-            proxy=api.rest_client.proxy,
-            server_hostname=api.rest_client.server_hostname,
-        ) as answer:
-            yield answer
+        async with connection.used() as api:
+            headers = await self._headers(api)
+            async with api.rest_client.pool_manager.get(
+                api.configuration.host + path,
+                params=query,
+                headers=headers,
+                timeout=timeout,
+                allow_redirects=False,
+                proxy=api.rest_client.proxy,
+                server_hostname=api.rest_client.server_hostname,
+            ) as answer:
+                yield answer
 
     async def _headers(self, api: Any) -> dict[str, str]:
         headers = {"Accept": "application/json"}
@@ -129,7 +144,7 @@ class ClusterClient:
             async with asyncio.timeout(_CONFIGURE_WITHIN):
                 await api.update_params_for_auth(headers, [], ["BearerToken"])
         except Exception as error:  # it runs the kubeconfig's plugins and reads its files
-            raise SourceUnavailable(self._settings.name, _no_credentials(self._settings, error)) from error
+            raise SourceUnavailable(self._settings.name, _no_credentials(self._settings, error)) from None
         return headers
 
     async def _refuse(self, answer: aiohttp.ClientResponse, grant: str, connection: _Connection) -> None:
@@ -137,8 +152,7 @@ class ClusterClient:
         name = self._settings.name
         match answer.status:
             case 401:
-                if self._connection is connection:  # one with newer credentials is left alone
-                    await self.close()
+                await self._drop(connection)
                 raise CredentialsRefused(
                     name, "the API server refused our credentials (401); renew the token of the kubeconfig"
                 )
@@ -151,6 +165,10 @@ class ClusterClient:
             case code:
                 raise SourceUnavailable(name, f"the API server answered {code} {status.reason}".rstrip())
 
+    async def _drop(self, connection: _Connection) -> None:
+        if self._connection is connection:  # one with newer credentials is left alone
+            await self.close()
+
     async def _open(self) -> _Connection:
         async with self._opening:
             if self._connection is None:
@@ -158,29 +176,21 @@ class ClusterClient:
             return self._connection
 
     async def _configured(self) -> Any:
-        # Its thousand modules take more than a second to import, and the loop has better things to do.
-        library = await asyncio.to_thread(importlib.import_module, "kubernetes_asyncio")
-        client, config = library.client, library.config
-        configuration = client.Configuration()
+        # Its import takes more than a second, and the loop has better things to do.
+        credentials = await asyncio.to_thread(
+            importlib.import_module, "truetally.sources.kubernetes.credentials"
+        )
         try:
             async with asyncio.timeout(_CONFIGURE_WITHIN):
-                if self._settings.in_cluster:
-                    config.load_incluster_config(client_configuration=configuration)
-                else:
-                    await config.load_kube_config(
-                        config_file=str(_kubeconfig(self._settings)),
-                        context=self._settings.context,
-                        client_configuration=configuration,
-                        persist_config=False,
-                    )
-            configuration.connection_pool_maxsize = (
-                0  # a watch of each kind stays open, and lists go beside them
-            )
-            return client.ApiClient(configuration)
+                configuration = await credentials.configured(self._settings, _kubeconfig(self._settings))
+            # A watch of each kind stays open, and lists go beside them.
+            configuration.connection_pool_maxsize = 0
+            return credentials.client.ApiClient(configuration)
         except TimeoutError as error:
             raise SourceUnavailable(self._settings.name, "the kubeconfig's plugin does not answer") from error
         except Exception as error:  # its loaders raise whatever the file makes them stumble over
-            raise SourceUnavailable(self._settings.name, _no_credentials(self._settings, error)) from error
+            # Not `from error`: its text may hold a whole user of the kubeconfig.
+            raise SourceUnavailable(self._settings.name, _no_credentials(self._settings, error)) from None
 
 
 async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
@@ -204,7 +214,9 @@ def _kubeconfig(settings: ClusterSettings) -> Path:
 
 def _no_credentials(settings: ClusterSettings, error: Exception) -> str:
     where = "the cluster it runs in" if settings.in_cluster else _kubeconfig(settings)
-    return f"cannot take credentials from {where}: {type(error).__name__}: {_first_line(error)}"
+    # The library names a part of the kubeconfig by all that is in it, secrets too: {'name': …, 'token': …}.
+    said = _first_line(error).partition("{")[0].rstrip()
+    return f"cannot take credentials from {where}: {type(error).__name__}: {said}"
 
 
 def _status(body: bytes) -> ApiStatus:

@@ -236,21 +236,25 @@ class Reflector:
             # A cluster restored from a backup knows our version only from the future, and says nothing.
             self._version = ""
         elif lasted <= _WORTH_A_WATCH:
-            # An apiserver may end a watch at once and without a word (kubernetes issue 104171): no busy loop.
-            await self._pause()
+            # An apiserver may end a watch at once and without a word (kubernetes issue 104171): no busy loop,
+            # and a new list in the end, because from this version it may never say anything again.
+            pause = self._next_pause()
+            if pause > self._pace.lost_after.total_seconds():
+                self._version = ""
+            await asyncio.sleep(pause)
 
     async def _take(self, line: bytes) -> None:
+        self.heard_at = received_at = self._clock.ticks()
         # A list that goes on now may be older or newer than this line; only when it has ended can we tell.
         async with self._listing:
-            self.heard_at = self._clock.ticks()
-            if (seen := self._observe(line)) is not None:
+            if (seen := self._observe(line, received_at)) is not None:
                 await self._emit([seen])
 
     def _back(self) -> None:
         self._away_since = None
         self.heard_at = self._clock.ticks()
 
-    def _observe(self, line: bytes) -> Observation | None:
+    def _observe(self, line: bytes, received_at: float) -> Observation | None:
         try:
             event = msgspec.json.decode(line, type=WatchLine)
             match event.type:
@@ -265,12 +269,10 @@ class Reflector:
                 self._cluster, f"an event of {self.resource.plural} cannot be read"
             ) from error
         self._version = meta.resource_version
-        if _number(meta.resource_version) <= self._listed_version:
+        if value is None or 0 < _number(meta.resource_version) <= self._listed_version:
             return None
-        ref, now = self._ref(name_of(meta)), self._clock.ticks()
-        if event.type == "DELETED" or value is None:
-            return Gone(ref, now)
-        return Seen(ref, value, now)
+        ref = self._ref(name_of(meta))
+        return Gone(ref, received_at) if event.type == "DELETED" else Seen(ref, value, received_at)
 
     def _stumble(self, status: ApiStatus) -> None:
         if status.code == 410 or status.reason in ("Expired", "Gone"):
