@@ -22,6 +22,7 @@ from truetally.reconciler import Reconciler
 from worlds import CLUSTER, NAS, NOW, PATH, a_dataset, a_pool, a_volume, ref_of, settings
 
 ORPHAN = "dataset-without-volume"
+GONE_RULE = "volume-without-dataset"
 HOUR = 3600.0
 
 
@@ -259,7 +260,7 @@ async def test_a_volume_whose_dataset_is_gone_is_told_after_cluster_and_then_nas
     async with running(in_cluster=[a_volume()]) as it:
         await it.read_all()
         await it.wait(301)
-        assert it.states() == [("volume-without-dataset", "open")]
+        assert it.states() == [(GONE_RULE, "open")]
         assert it.order == [(CLUSTER, "relist"), (NAS, "relist")]
 
 
