@@ -179,6 +179,7 @@ class Daemon:
             await recorder.put(transitions, router.route(transitions))
 
         reconciler = Reconciler(settings, self._clock, record, await history.open_findings())
+        reconciler.graph.recall(await history.memories())
         async with asyncio.TaskGroup() as tasks:
             sources = Sources(reconciler, self._clock, tasks)
             tally = Tally(
@@ -201,7 +202,7 @@ class Daemon:
                 tasks.create_task(self._lag.run(), name="loop lag"),
                 tasks.create_task(self._tell_service_manager(tally), name="service manager"),
                 tasks.create_task(keep_purging(history, self._clock), name="retention"),
-                tasks.create_task(_record_states(history, sources), name="source states"),
+                tasks.create_task(_record_states(history, sources, reconciler), name="source states"),
             ]
             telling = tasks.create_task(dispatcher.run(), name="dispatcher")
             await sources.take(settings)
@@ -211,6 +212,7 @@ class Daemon:
             self._notifier.stopping("stopping")
             log.info("truetally stopping")
             await sources.stop()
+            await _remember(history, reconciler)
             await recorder.flush(_FLUSH_WITHIN)
             await dispatcher.drain(_DRAIN_WITHIN)
             await server.stop()
@@ -300,12 +302,22 @@ async def _first(*events: asyncio.Event) -> None:
             each.cancel()
 
 
-async def _record_states(history: History, sources: Sources) -> None:
-    """Keeps in the history when which source was away; the history keeps changes only."""
+async def _record_states(history: History, sources: Sources, reconciler: Reconciler) -> None:
+    """Keeps in the history when which source was away, and what was once seen; only what has changed."""
     while True:
         with contextlib.suppress(HistoryUnavailable):
             await history.record_source_states(sources.statuses())
+        await _remember(history, reconciler)
         await asyncio.sleep(_STATUS_EVERY)
+
+
+async def _remember(history: History, reconciler: Reconciler) -> None:
+    """Writes down what is to outlive its object; what cannot be written now comes again."""
+    if fresh := reconciler.graph.fresh_memories():
+        try:
+            await history.remember(fresh)
+        except HistoryUnavailable:
+            reconciler.graph.keep_fresh(fresh)
 
 
 def _receiver_answers(dispatcher: Dispatcher) -> list[ReceiverAnswer]:

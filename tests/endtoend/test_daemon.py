@@ -246,6 +246,30 @@ async def test_an_acknowledgement_survives_a_kill_right_after_it_was_answered(tm
         assert again["acknowledged"]["reason"] == "known"
 
 
+async def test_what_was_kept_on_purpose_is_still_known_to_be_after_a_kill(tmp_path):
+    async with a_stage(tmp_path) as stage:
+        name = _volume_name(stage, 0)
+        retain = {"spec": {"persistentVolumeReclaimPolicy": "Retain"}}
+        stage.world.cluster.patch(Kind.PERSISTENT_VOLUME, name, retain)
+        await ready(stage)
+        lose_one(stage)
+        assert (await finding(stage, "dataset-retained"))["subject"]["name"].endswith(name)
+
+        async def written() -> bool:
+            with sqlite3.connect(f"file:{tmp_path}/history.sqlite3?mode=ro", uri=True) as database:
+                return bool(
+                    database.execute("SELECT 1 FROM memories WHERE name = ? AND retained", (name,)).fetchone()
+                )
+
+        await stage.until("it is remembered", written, 20.0)
+        stage.kill_daemon()
+        await stage.stop_daemon()
+        await stage.start_daemon()
+        await ready(stage)
+        assert (await finding(stage, "dataset-retained"))["severity"] == "info"
+        assert await accused(stage) == []
+
+
 async def test_what_was_mended_while_it_was_down_is_resolved(tmp_path):
     async with a_stage(tmp_path) as stage:
         await ready(stage)

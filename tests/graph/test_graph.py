@@ -8,6 +8,7 @@ from truetally.csi import democratic_csi as csi
 from truetally.graph.graph import Changes, Graph
 from truetally.model import kubernetes as k8s
 from truetally.model import truenas
+from truetally.model.memories import Memory, MemoryKind
 from truetally.model.observations import Gone, Listed, Lost, Trouble
 from truetally.model.refs import Kind, Ref
 from worlds import (
@@ -18,6 +19,7 @@ from worlds import (
     PATH,
     UID,
     a_claim,
+    a_content,
     a_csi_source,
     a_dataset,
     a_snapshot,
@@ -196,6 +198,33 @@ def test_what_a_dropped_source_has_said_is_forgotten():
     assert not graph.proves_absence(NAS, Kind.DATASET)
     assert graph.node(Ref(CLUSTER, Kind.PERSISTENT_VOLUME, NAME)) is not None
     assert graph.sharing(f"p:{PATH}") == {Ref(CLUSTER, Kind.PERSISTENT_VOLUME, NAME)}
+
+
+# What outlives its object
+
+
+def test_a_volume_is_remembered_when_it_is_gone_and_written_down_once_and_when_it_goes():
+    graph = graph_of(a_volume(reclaim_policy="Retain"))
+    memory = Memory(MemoryKind.VOLUME, NAME, CLUSTER, True)
+    assert graph.fresh_memories() == [memory]
+    graph.apply(seen(a_volume(reclaim_policy="Retain", phase="Released"), 2.0), Changes())
+    assert graph.fresh_memories() == [memory]
+    graph.apply(Gone(ref_of(a_volume()), 3.0), Changes())
+    assert graph.fresh_memories() == [memory]
+    assert graph.remembered(MemoryKind.VOLUME, NAME) == memory
+
+
+def test_what_was_remembered_before_a_restart_is_known_and_not_written_again():
+    memory = Memory(MemoryKind.VOLUME, NAME, CLUSTER, False)
+    graph = graph_of()
+    graph.recall([memory])
+    graph.apply(seen(a_volume()), Changes())
+    assert graph.fresh_memories() == []
+
+
+def test_only_a_retained_snapshot_is_remembered():
+    graph = graph_of(a_content(), a_content(name="kept", deletion_policy="Retain", snapshot_handle="v@kept"))
+    assert graph.fresh_memories() == [Memory(MemoryKind.SNAPSHOT, "v@kept", CLUSTER, True)]
 
 
 # How things are written

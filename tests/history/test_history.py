@@ -18,6 +18,7 @@ from truetally.history.history import History
 from truetally.history.retention import purge
 from truetally.model.deliveries import Delivery, DeliveryState, Event
 from truetally.model.findings import Acknowledgement, Finding, Severity, State, Transition, fingerprint
+from truetally.model.memories import Memory, MemoryKind
 from truetally.model.observations import SourceState, SourceStatus
 from truetally.model.refs import Kind, Ref
 
@@ -385,3 +386,18 @@ async def test_a_read_only_disk_is_named(small_disk: Path):
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     with pytest.raises(HistoryUnavailable, match="Read-only file system"):
         await reopened(small_disk / "history.sqlite3")
+
+
+async def test_memories_are_read_back_replaced_and_forgotten_when_they_are_old(tmp_path: Path):
+    volume = Memory(MemoryKind.VOLUME, "pvc-1", "prod", False)
+    kept = msgspec.structs.replace(volume, retained=True)
+    snapshot = Memory(MemoryKind.SNAPSHOT, "pvc-1@snapshot-2", "prod", True)
+    history = await History.open(tmp_path / "history.sqlite3", StoppedClock())
+    await history.remember([volume, snapshot])
+    await history.remember([kept])
+    assert sorted(await history.memories(), key=lambda m: m.kind) == [snapshot, kept]
+    await history.purge(NOW, 100)
+    assert len(await history.memories()) == 2
+    await history.purge(NOW + timedelta(seconds=1), 100)
+    assert await history.memories() == []
+    await history.close()

@@ -21,6 +21,7 @@ from truetally.graph.graph import value_of
 from truetally.graph.world import World
 from truetally.model import kubernetes as k8s
 from truetally.model.findings import Fact, Severity
+from truetally.model.memories import MemoryKind
 from truetally.model.refs import Kind, Ref
 from truetally.model.truenas import Dataset, DatasetUse, Origin
 from truetally.settings import DriverSettings
@@ -118,7 +119,7 @@ def ownership(world: World, nas: str, dataset: Dataset) -> Ownership:
         return Ownership(
             True, True, f"it carries our instance id {stamp.instance_id}, and {live} lies beside it"
         )
-    if csi.own(dataset, csi.VOLUME_NAME) in world.graph.remembered:
+    if world.graph.remembered(MemoryKind.VOLUME, csi.own(dataset, csi.VOLUME_NAME)) is not None:
         return Ownership(True, True, f"its PersistentVolume was seen before, and {live} lies beside it")
     return Ownership(
         True,
@@ -328,7 +329,7 @@ def _not_retained(world: World, owner: Ownership, dataset: Dataset) -> Condition
     if owner.driver is not None and owner.driver.retains_deleted:
         text = f"driver {owner.driver.driver} keeps what is deleted (retains_deleted)"
         return Condition(10, False, text, Verdict.RETAINED)
-    remembered = world.graph.remembered.get(csi.own(dataset, csi.VOLUME_NAME))
+    remembered = world.graph.remembered(MemoryKind.VOLUME, csi.own(dataset, csi.VOLUME_NAME))
     if remembered is not None and remembered.retained:
         return Condition(10, False, "its PersistentVolume had reclaim policy Retain", Verdict.RETAINED)
     if owner.driver is not None and _keeps_everything(world, owner.driver):

@@ -19,6 +19,7 @@ from truetally.graph.graph import value_of
 from truetally.graph.world import World
 from truetally.model import kubernetes as k8s
 from truetally.model.findings import Fact, Severity
+from truetally.model.memories import MemoryKind
 from truetally.model.refs import Kind, Ref
 from truetally.model.truenas import Snapshot
 
@@ -72,7 +73,7 @@ def _wanted(ref: Ref, snapshot: Snapshot, world: World) -> str:
         return f"it was made for {other}"
     for other in world.sharing(f"u:{csi.uuid_in(snapshot.name)}", Kind.VOLUME_SNAPSHOT_CONTENT):
         return f"it was made for the VolumeSnapshot of {other}"
-    if handle in world.graph.kept_snapshots:
+    if world.graph.remembered(MemoryKind.SNAPSHOT, handle) is not None:
         return "its content had the deletion policy Retain"
     if snapshot.defer_destroy:
         return "it is destroyed already, and waits for its last clone"

@@ -17,11 +17,14 @@ import msgspec
 from truetally.csi import democratic_csi as csi
 from truetally.graph.correlate import is_kinship, keys_of, pointed_at
 from truetally.model.kubernetes import PersistentVolume, VolumeSnapshotContent
+from truetally.model.memories import Memory, MemoryKind
 from truetally.model.observations import Gone, Listed, Lost, Observation, Seen, Trouble, Value
 from truetally.model.refs import Kind, Ref
 from truetally.model.truenas import Dataset
 
 T = TypeVar("T")
+
+_VOLUME, _SNAPSHOT = MemoryKind.VOLUME, MemoryKind.SNAPSHOT
 
 _NO_REFS: frozenset[Ref] = frozenset()
 
@@ -74,13 +77,6 @@ class Stamp(msgspec.Struct, frozen=True):
     marker: str = ""
 
 
-class Remembered(msgspec.Struct):
-    """What was once seen of a volume in a watched cluster; it outlives the objects."""
-
-    cluster: str
-    retained: bool
-
-
 class Changes(msgspec.Struct):
     """What a batch has changed: objects, and kinds whose completeness is another now."""
 
@@ -94,10 +90,6 @@ class Graph:
     Args:
         doubt_for: seconds for which a list that suddenly shrank is not believed.
         marker_properties: the ZFS user properties by which operators mark a cluster's datasets.
-
-    Attributes:
-        remembered: what was once seen of a provisioned volume, by its CSI name.
-        kept_snapshots: handles of snapshots whose content once had the deletion policy Retain.
     """
 
     def __init__(self, doubt_for: float = 3600.0, marker_properties: Iterable[str] = ()) -> None:
@@ -110,8 +102,8 @@ class Graph:
         self._stamps: dict[tuple[str, str], Counter[Stamp]] = {}
         self._provisioners: Counter[tuple[str, str]] = Counter()
         self._csi_drivers: Counter[tuple[str, str]] = Counter()
-        self.remembered: dict[str, Remembered] = {}
-        self.kept_snapshots: set[str] = set()
+        self._memories: dict[tuple[MemoryKind, str], Memory] = {}
+        self._fresh: dict[tuple[MemoryKind, str], Memory] = {}
 
     # What is known
 
@@ -179,6 +171,23 @@ class Graph:
         They outlive their last volume: its dataset, if it is left behind, is ours all the same.
         """
         return self._provisioners
+
+    def remembered(self, kind: MemoryKind, name: str) -> Memory | None:
+        """What was once seen of a provisioned volume (by CSI name) or of a retained snapshot (by handle)."""
+        return self._memories.get((kind, name))
+
+    def recall(self, memories: Iterable[Memory]) -> None:
+        """Takes up what was remembered before."""
+        self._memories.update({(m.kind, m.name): m for m in memories})
+
+    def fresh_memories(self) -> list[Memory]:
+        """The memories that have come up since this was last asked, to be written down."""
+        fresh, self._fresh = list(self._fresh.values()), {}
+        return fresh
+
+    def keep_fresh(self, memories: Iterable[Memory]) -> None:
+        """Gives memories back that could not be written down."""
+        self._fresh = {(m.kind, m.name): m for m in memories} | self._fresh
 
     def has_provisioned(self, cluster: str, driver: str) -> bool:
         """Whether a volume in the cluster was made by democratic-csi under this CSI driver name."""
@@ -312,9 +321,17 @@ class Graph:
             self._provisioners[who] += max(by, 0)
             if value.csi is not None:
                 self._csi_drivers[ref.source, value.csi.driver] += by
-            self.remembered[value.name] = Remembered(ref.source, value.reclaim_policy == "Retain")
+            self._remember(Memory(_VOLUME, value.name, ref.source, value.reclaim_policy == "Retain"), by)
         elif isinstance(value, VolumeSnapshotContent) and value.deletion_policy == "Retain":
-            self.kept_snapshots.add(value.snapshot_handle or value.source_snapshot_handle)
+            handle = value.snapshot_handle or value.source_snapshot_handle
+            if handle:
+                self._remember(Memory(_SNAPSHOT, handle, ref.source, True), by)
+
+    def _remember(self, memory: Memory, by: int) -> None:
+        """Takes a memory in; it is worth writing down when it is new or other, and when its object goes."""
+        if self._memories.get((memory.kind, memory.name)) != memory or by < 0:
+            self._fresh[memory.kind, memory.name] = memory
+        self.recall([memory])
 
     def _stamp_of(self, nas: str, dataset: Dataset, by: int) -> None:
         if csi.is_managed(dataset):

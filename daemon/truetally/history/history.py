@@ -13,6 +13,7 @@ from truetally.history import rows
 from truetally.history.database import Database, Parameters
 from truetally.model.deliveries import Delivery, DeliveryRecord, DeliveryState
 from truetally.model.findings import Finding, State, Transition
+from truetally.model.memories import Memory, MemoryKind
 from truetally.model.observations import SourceStatus
 
 log = structlog.get_logger(__name__)
@@ -107,6 +108,26 @@ class History:
             found = await self._database.read("source_states_of_source", source=source, limit=limit)
         return [rows.source_change(row) for row in found]
 
+    async def remember(self, memories: Sequence[Memory]) -> None:
+        """Keep what was seen of volumes and retained snapshots, for when they are gone."""
+        at = rows.microseconds(self._clock.now())
+        put: list[Parameters] = [
+            {
+                "kind": m.kind.value,
+                "name": m.name,
+                "cluster": m.cluster,
+                "retained": int(m.retained),
+                "at": at,
+            }
+            for m in memories
+        ]
+        await self._database.write([("put_memory", put)])
+
+    async def memories(self) -> list[Memory]:
+        """What was once seen and is not forgotten yet."""
+        found = await self._database.read("memories")
+        return [Memory(MemoryKind(str(k)), str(n), str(c), bool(r)) for k, n, c, r in found]
+
     async def backlog(self) -> dict[str, int]:
         """How many messages wait for each receiver that has any waiting."""
         found = await self._database.read("backlog")
@@ -176,7 +197,7 @@ class History:
         What belongs to a finding that is not resolved stays, however old.
         """
         bounds: Parameters = {"before": rows.microseconds(before), "limit": limit}
-        tables = ("transitions", "deliveries", "findings", "source_states")
+        tables = ("transitions", "deliveries", "findings", "source_states", "memories")
         return await self._database.write([(f"purge_{table}", [bounds]) for table in tables])
 
     async def integrity(self) -> list[str]:
