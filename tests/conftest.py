@@ -17,6 +17,12 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[ControlPlane]:
 
 
 @pytest.fixture
+def controlled_cluster(request: pytest.FixtureRequest) -> Iterator[ControlPlane]:
+    """A cluster of one's own with its controllers, which bind claims and finish deletions."""
+    yield from _running(request, controllers=True)
+
+
+@pytest.fixture
 def uncached_cluster(request: pytest.FixtureRequest) -> Iterator[ControlPlane]:
     """A cluster of one's own, whose watches go to etcd: after a compaction they are answered 410."""
     yield from _running(request, apiserver_flags=("--watch-cache=false",))

@@ -58,7 +58,10 @@ _STATUS_EVERY = 5.0
 class Sources:
     """The clusters and NAS that are watched, each in a task of its own."""
 
-    def __init__(self, reconciler: Reconciler, clock: Clock, tasks: asyncio.TaskGroup) -> None:
+    def __init__(
+        self, reconciler: Reconciler, clock: Clock, tasks: asyncio.TaskGroup, environ: Mapping[str, str]
+    ) -> None:
+        self._environ = environ
         self._reconciler = reconciler
         self._clock = clock
         self._tasks = tasks
@@ -90,7 +93,7 @@ class Sources:
         else:
             reference = config.api_key
             source = self.nas[config.name] = NasSource(
-                config, lambda: resolve(reference, os.environ), self._reconciler.emit, self._clock
+                config, lambda: resolve(reference, self._environ), self._reconciler.emit, self._clock
             )
         task = self._tasks.create_task(source.run(), name=f"source {config.name}")
         self._running[config.name] = (config, task)
@@ -181,7 +184,7 @@ class Daemon:
         reconciler = Reconciler(settings, self._clock, record, await history.open_findings())
         reconciler.graph.recall(await history.memories())
         async with asyncio.TaskGroup() as tasks:
-            sources = Sources(reconciler, self._clock, tasks)
+            sources = Sources(reconciler, self._clock, tasks, self._environ)
             tally = Tally(
                 reconciler,
                 history,

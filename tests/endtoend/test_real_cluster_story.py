@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 import yaml
 from stages import a_stage, finding, findings, messages, ready
 
-from controlplane.harness import ControlPlane, Unavailable
+from controlplane.harness import ControlPlane
 from kubernetes.api import CLASSES, VOLUMES, Api, talking_to
 from truetally.lab.cluster import objects
 from truetally.lab.stage import Stage
@@ -32,24 +31,10 @@ PATHS = {
 
 
 @pytest.fixture
-def plane() -> Iterator[ControlPlane]:
-    try:
-        made = ControlPlane(controllers=True)
-    except Unavailable as error:
-        if os.environ.get("CI"):
-            pytest.fail(f"there is no real control plane: {error}", pytrace=False)
-        pytest.skip(f"NOT PROVED AGAINST A REAL CONTROL PLANE: {error}")
-    try:
-        yield made.start()
-    finally:
-        made.stop()
-
-
-@pytest.fixture
-async def api(plane: ControlPlane) -> AsyncIterator[Api]:
+async def api(controlled_cluster: ControlPlane) -> AsyncIterator[Api]:
     files = [TESTS.parent / "deploy/kubernetes/clusterrole.yaml"]
     files += sorted((TESTS / "kubernetes/snapshot_crds").glob("*.yaml"))
-    async with talking_to(plane) as api:
+    async with talking_to(controlled_cluster) as api:
         for file in files:
             for manifest in yaml.safe_load_all(file.read_text()):
                 await api.post(PATHS[manifest["kind"]], manifest)
@@ -89,9 +74,9 @@ async def destroy(api: Api, path: str) -> None:
             raise
 
 
-async def test_an_orphan_on_a_real_cluster_is_found_told_and_resolved(plane, api, tmp_path):
+async def test_an_orphan_on_a_real_cluster_is_found_told_and_resolved(controlled_cluster, api, tmp_path):
     async with a_stage(tmp_path, volumes=0, start=False) as stage:
-        plane.write_kubeconfig(tmp_path / "kubeconfig", await a_token(api))
+        controlled_cluster.write_kubeconfig(tmp_path / "kubeconfig", await a_token(api))
         kept = await provision(api, stage, "kept")
         lost = await provision(api, stage, "lost")
         await stage.start_daemon()

@@ -31,8 +31,6 @@ KEPT_PROPERTIES = frozenset(
     {MANAGED, VOLUME_NAME, PROVISIONER_DRIVER, INSTANCE_ID, SOURCE_ID, SUCCESS, SNAPSHOT_NAME}
 )
 
-CLONE_SOURCE_PREFIX = "volume-source-for-"
-
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 

@@ -15,7 +15,7 @@ import msgspec
 
 from truetally.csi import democratic_csi as csi
 from truetally.findings.rule import Clear, Evidence, Judgement, Order, Reread, Rule
-from truetally.findings.volumes import ignored
+from truetally.findings.volumes import ignored, nas_of_volume
 from truetally.graph import chains
 from truetally.graph.graph import value_of
 from truetally.graph.world import World
@@ -509,11 +509,6 @@ DATASET_RETAINED = Rule(
 )
 
 
-def _nas_of_volume(ref: Ref, world: World) -> str | None:
-    found = chains.backing(world, ref)
-    return found.nas if found is not None else None
-
-
 def _judge_volume(ref: Ref, world: World) -> Judgement:
     volume = world.volume(ref)
     if volume is None:
@@ -578,7 +573,7 @@ def _confirmed_volume(ref: Ref, world: World, since: float) -> str:
     node = world.node(ref)
     if node is None or node.asked_at < since:
         return "the volume has not been read again"
-    nas = _nas_of_volume(ref, world)
+    nas = nas_of_volume(ref, world)
     if nas is None or not world.listed_since(_SHARED_STORAGE, (nas,), node.asked_at):
         return "the NAS has not been read after the cluster"
     return ""
@@ -596,7 +591,7 @@ VOLUME_WITHOUT_DATASET = Rule(
     needs=frozenset({Kind.PERSISTENT_VOLUME, Kind.PERSISTENT_VOLUME_CLAIM}) | _SHARED_STORAGE,
     judge=_judge_volume,
     pending=lambda world: min(world.settings.rules.grace, timedelta(minutes=5)),
-    nas_of=_nas_of_volume,
+    nas_of=nas_of_volume,
     reread=_reread_volume,
     confirmed=_confirmed_volume,
 )

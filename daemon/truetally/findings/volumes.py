@@ -21,7 +21,8 @@ def ignored(annotations: Mapping[str, str]) -> bool:
     return bool(value) and value.lower() not in ("false", "no", "0")
 
 
-def _nas_of_volume(ref: Ref, world: World) -> str | None:
+def nas_of_volume(ref: Ref, world: World) -> str | None:
+    """The configured NAS that a PersistentVolume names; None for a foreign server or no network storage."""
     found = chains.backing(world, ref)
     return found.nas if found is not None else None
 
@@ -76,7 +77,7 @@ VOLUME_RELEASED = Rule(
     needs=frozenset({Kind.PERSISTENT_VOLUME}),
     judge=_judge_released,
     pending=lambda world: world.settings.rules.released_after,
-    nas_of=_nas_of_volume,
+    nas_of=nas_of_volume,
 )
 
 
@@ -205,7 +206,7 @@ def _nas_of_attachment(ref: Ref, world: World) -> str | None:
     attachment = value_of(world.node(ref), k8s.VolumeAttachment)
     if attachment is None:
         return None
-    return _nas_of_volume(Ref(ref.source, Kind.PERSISTENT_VOLUME, attachment.volume_name), world)
+    return nas_of_volume(Ref(ref.source, Kind.PERSISTENT_VOLUME, attachment.volume_name), world)
 
 
 def _confirmed_attachment(ref: Ref, world: World, since: float) -> str:
