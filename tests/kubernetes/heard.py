@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -33,10 +33,13 @@ class Heard:
         self._more.set()
 
     async def until(self, holds: Callable[[], object], within: float = 30) -> None:
+        """Ask again after every observation, and in a while: a status changes without one."""
         async with asyncio.timeout(within):
             while not holds():
                 self._more.clear()
-                await self._more.wait()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(0.05):
+                        await self._more.wait()
 
     async def complete(self, kinds: frozenset[Kind] = KUBERNETES_KINDS) -> None:
         await self.until(lambda: {one.kind for one in self.all if isinstance(one, Listed)} >= kinds)
