@@ -50,12 +50,17 @@ class Listed(msgspec.Struct, frozen=True, gc=False):
 
 
 class Trouble(StrEnum):
-    """Why a kind cannot be read."""
+    """Why a kind cannot be read.
+
+    UNTOLD: this version of the source has such objects and no way to tell them; nobody can mend that, so
+    it is no finding, but a rule that needs the kind is held.
+    """
 
     UNREACHABLE = "unreachable"
     DENIED = "denied"
     CREDENTIALS = "credentials"
     FAILED = "failed"
+    UNTOLD = "untold"
 
 
 class Lost(msgspec.Struct, frozen=True, gc=False):
