@@ -42,6 +42,7 @@ from truetally.reconciler import Reconciler
 from truetally.service import Notifier
 from truetally.settings import ClusterSettings, NasSettings, Settings
 from truetally.sources.kubernetes.source import ClusterSource
+from truetally.sources.truenas.logins import observer
 from truetally.sources.truenas.source import NasSource
 from truetally.tally import Tally
 
@@ -91,9 +92,8 @@ class Sources:
         if isinstance(config, ClusterSettings):
             source = self.clusters[config.name] = ClusterSource(config, self._reconciler.emit, self._clock)
         else:
-            reference = config.api_key
             source = self.nas[config.name] = NasSource(
-                config, lambda: resolve(reference, self._environ), self._reconciler.emit, self._clock
+                config, lambda: observer(config, self._environ), self._reconciler.emit, self._clock
             )
         task = self._tasks.create_task(source.run(), name=f"source {config.name}")
         self._running[config.name] = (config, task)

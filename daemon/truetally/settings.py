@@ -21,10 +21,12 @@ from pydantic import (
     Field,
     ValidationInfo,
     WithJsonSchema,
+    field_validator,
     model_validator,
 )
 
 from truetally.model.findings import Severity
+from truetally.model.refs import TRUENAS_KINDS
 
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _DURATION = r"^(\d+(\.\d+)?(ms|s|m|h|d|w))+$"
@@ -221,6 +223,15 @@ class ClusterSettings(_Section):
         return self
 
 
+class RemediatorSettings(_Section):
+    """The user that may change a NAS, beside the one that only watches."""
+
+    username: Name
+    """Another user than the one that watches."""
+    api_key: SecretReference
+    """Where its API key stands."""
+
+
 class NasSettings(_Section):
     """One TrueNAS."""
 
@@ -228,10 +239,18 @@ class NasSettings(_Section):
     """What this NAS is called in findings and messages; unique among clusters and NAS."""
     url: NasUrl
     """Where it answers, like wss://nas1.example.com; unencrypted only on loopback."""
+    failover_urls: tuple[NasUrl, ...] = ()
+    """Where else it may answer: the other controller of a pair, or a floating address. Nothing that the NAS
+    itself says is followed to an address that does not stand here."""
     username: Name
     """The user that the API key belongs to (TrueNAS 25.04 and later bind each key to one)."""
-    api_key: SecretReference
+    api_key: SecretReference | None = None
     """Where its API key stands."""
+    password: SecretReference | None = None
+    """Where the user's password stands, instead of `api_key`. A password opens all that the user may do, also
+    in the web interface, and cannot be taken back alone; use it only where there are no API keys."""
+    remediator: RemediatorSettings | None = None
+    """A second user that may change things; it logs in only while a plan that a person approved is run."""
     ca_file: ExistingFile | None = None
     """The authority that signed its certificate, if the system does not trust it (PEM)."""
     client_certificate: ExistingFile | None = None
@@ -241,11 +260,31 @@ class NasSettings(_Section):
     addresses: tuple[Name, ...] = ()
     """Further host names and addresses that volumes mount from: storage networks, aliases, floating ones."""
     reconcile_every: Interval = timedelta(seconds=60)
-    """How often everything but snapshots is read again, whatever the events said."""
-    snapshots_every: Interval = timedelta(minutes=10)
-    """How often all snapshots are read again; with many thousands this is the costly one."""
+    """How often pools, datasets and shares are read again, whatever the events said; what was changed over
+    SSH is found by that. A kind that the NAS takes long to list is read for a tenth of the time at most."""
+    seldom_every: Interval = timedelta(minutes=10)
+    """How often the rest is read again: portals, tasks, alerts, keys, the system itself."""
+    snapshots_every: Interval = timedelta(minutes=30)
+    """How often all snapshots are read again, which is the costly one. In between, those of a dataset are
+    read when the dataset says that they have changed, within `reconcile_every`."""
+    intervals: dict[str, Interval] = Field(default_factory=dict)
+    """Other intervals for single kinds, by name, like `{Pool: 30s, NfsClient: 5m}`."""
     call_timeout: Interval = timedelta(seconds=60)
     """How long one call may take."""
+
+    @model_validator(mode="after")
+    def _one_secret(self) -> Self:
+        if (self.api_key is None) == (self.password is None):
+            raise ValueError("give either api_key (better) or password")
+        return self
+
+    @field_validator("intervals")
+    @classmethod
+    def _known_kinds(cls, intervals: dict[str, timedelta]) -> dict[str, timedelta]:
+        known = sorted(kind.value for kind in TRUENAS_KINDS)
+        if unknown := [name for name in intervals if name not in known]:
+            raise ValueError(f"there is no kind {unknown[0]}; the kinds are {', '.join(known)}")
+        return intervals
 
     @model_validator(mode="after")
     def _certificate_with_key(self) -> Self:

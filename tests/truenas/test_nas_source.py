@@ -23,11 +23,12 @@ from scripted import (
 )
 
 from truetally.clock import SystemClock
-from truetally.errors import AccessDenied, SourceUnavailable
+from truetally.errors import AccessDenied, CredentialsRefused, SourceUnavailable
 from truetally.model.observations import Gone, Listed, Lost, Seen, SourceState, Trouble
 from truetally.model.refs import TRUENAS_KINDS, Kind, Ref
 from truetally.model.truenas import DatasetUse
 from truetally.sources.truenas.limiter import LoginPace
+from truetally.sources.truenas.logins import Credential, log_in
 from truetally.sources.truenas.source import NasSource, Pace
 
 QUICK = Pace(
@@ -36,6 +37,7 @@ QUICK = Pace(
     logins=LoginPace(apart=0.0, first_pause=0.01, most=1000),
 )
 KEY = "1-" + "k" * 64
+US = Credential("truetally", KEY)
 EVERY_KIND = TRUENAS_KINDS
 
 
@@ -54,7 +56,7 @@ class Running:
 
 
 @asynccontextmanager
-async def running(nas: ScriptedNas | None = None, key=lambda: KEY, **config) -> AsyncIterator[Running]:
+async def running(nas: ScriptedNas | None = None, key=lambda: US, **config) -> AsyncIterator[Running]:
     async with scripted_nas() as made:
         nas = nas or made
         heard = Heard()
@@ -71,7 +73,7 @@ async def refused(login, **config) -> tuple[str, Trouble, Running]:
     async with scripted_nas() as nas:
         nas.login = login
         heard = Heard()
-        source = NasSource(nas_settings(nas.port, **config), lambda: KEY, heard.emit, SystemClock())
+        source = NasSource(nas_settings(nas.port, **config), lambda: US, heard.emit, SystemClock())
         task = asyncio.create_task(source.run())
         found = await heard.until(lost)
         task.cancel()
@@ -117,7 +119,7 @@ async def test_each_refusal_of_a_login_is_explained(response, said, trouble):
 
 
 async def test_an_expired_key_is_not_tried_again_but_a_new_one_is():
-    keys = ["old"]
+    keys = [Credential("truetally", "old")]
 
     def answer(login):
         return {"response_type": "EXPIRED" if login["api_key"] == "old" else "SUCCESS"}
@@ -127,27 +129,20 @@ async def test_an_expired_key_is_not_tried_again_but_a_new_one_is():
         await it.heard.until(lost)
         await asyncio.sleep(0.1)
         assert it.nas.calls["auth.login_ex"] == 1
-        keys[0] = "new"
+        keys[0] = Credential("truetally", "new")
         await it.complete()
 
 
 async def test_a_key_is_never_sent_over_a_plain_connection_to_another_machine():
-    heard = Heard()
-    settings = nas_settings(1)
-    object.__setattr__(settings, "url", "ws://192.0.2.1")
-    from truetally.errors import CredentialsRefused
-    from truetally.sources.truenas.session import log_in
-
-    with pytest.raises(CredentialsRefused, match="TrueNAS would revoke it"):
-        await log_in(None, settings, KEY)
-    assert heard.all == []
+    with pytest.raises(CredentialsRefused, match="TrueNAS would revoke"):
+        await log_in(None, "nas1", "ws://192.0.2.1", US)
 
 
 async def test_no_redirect_is_followed():
     async with scripted_nas() as elsewhere, scripted_nas() as nas:
         nas.redirect = f"http://127.0.0.1:{elsewhere.port}/api/versions"
         heard = Heard()
-        source = NasSource(nas_settings(nas.port), lambda: KEY, heard.emit, SystemClock())
+        source = NasSource(nas_settings(nas.port), lambda: US, heard.emit, SystemClock())
         task = asyncio.create_task(source.run())
         (first, *_) = await heard.until(lost)
         task.cancel()
@@ -157,19 +152,25 @@ async def test_no_redirect_is_followed():
 
 
 @pytest.mark.parametrize(
-    "versions", ["<html>TrueNAS</html>", [], ["v24.10"]], ids=["a page", "none", "too old"]
+    ("versions", "told"),
+    [
+        ("<html>another web server</html>", "is this a TrueNAS?"),
+        ([], "none of the API versions we know"),
+        (["v24.10"], "none of the API versions we know"),
+    ],
+    ids=["a page", "none", "too old"],
 )
-async def test_a_nas_too_old_is_told_from_one_that_is_away(versions):
+async def test_what_is_no_nas_that_we_know_is_said_to_be_none(versions, told):
     async with scripted_nas() as nas:
         nas.versions = versions
         heard = Heard()
         task = asyncio.create_task(
-            NasSource(nas_settings(nas.port), lambda: KEY, heard.emit, SystemClock()).run()
+            NasSource(nas_settings(nas.port), lambda: US, heard.emit, SystemClock()).run()
         )
         (first, *_) = await heard.until(lost)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        assert "older than TrueNAS 25.04" in first.reason
+        assert told in first.reason
 
 
 async def test_what_a_role_denies_is_lost_alone_and_names_the_role():
@@ -424,7 +425,7 @@ async def test_the_role_that_reads_smb_clients_depends_on_the_version(newest, ro
             "smb.status": DENIED,
         }
         heard = Heard()
-        source = NasSource(nas_settings(nas.port), lambda: KEY, heard.emit, SystemClock(), QUICK)
+        source = NasSource(nas_settings(nas.port), lambda: US, heard.emit, SystemClock(), QUICK)
         task = asyncio.create_task(source.run())
         await heard.until(listed(Kind.SNAPSHOT))
         await source.reread(frozenset({Ref("nas1", Kind.DATASET_USE, PATH)}))

@@ -16,6 +16,7 @@ from truetally.model.observations import Gone, Listed, Lost, Seen
 from truetally.model.refs import TRUENAS_KINDS, Kind, Ref
 from truetally.model.truenas import Origin
 from truetally.sources.truenas.limiter import LoginPace
+from truetally.sources.truenas.logins import Credential
 from truetally.sources.truenas.source import NasSource, Pace
 
 QUICK = Pace(debounce=timedelta(milliseconds=20), logins=LoginPace(apart=0.0, first_pause=0.01, most=1000))
@@ -36,7 +37,7 @@ async def watched(version: str, **config) -> AsyncIterator[tuple[LabNas, NasSour
     heard = Heard()
     source = NasSource(
         nas_settings(int(nas.url.rpartition(":")[2]), **config),
-        lambda: key,
+        lambda: Credential("truetally", key),
         heard.emit,
         SystemClock(),
         QUICK,

@@ -16,6 +16,7 @@ from truetally.lab.nas import LabNas
 from truetally.model.observations import Listed
 from truetally.model.refs import TRUENAS_KINDS
 from truetally.settings import NasSettings
+from truetally.sources.truenas.logins import Credential
 from truetally.sources.truenas.source import NasSource
 
 
@@ -35,12 +36,12 @@ async def watched(context: ssl.SSLContext, **config) -> AsyncIterator[tuple[LabN
     nas = LabNas(tls=context)
     nas.zfs.create_pool("tank")
     await nas.start()
-    key, heard = nas.add_key(), Heard()
+    who, heard = Credential("truetally", nas.add_key()), Heard()
     port = int(nas.url.rpartition(":")[2])
     settings = NasSettings.model_validate(
         nas_settings(port).model_dump() | {"url": f"wss://127.0.0.1:{port}"} | config
     )
-    task = asyncio.create_task(NasSource(settings, lambda: key, heard.emit, SystemClock()).run())
+    task = asyncio.create_task(NasSource(settings, lambda: who, heard.emit, SystemClock()).run())
     try:
         yield nas, heard
     finally:

@@ -98,7 +98,14 @@ def _unknown_rules(content: Mapping[str, Any], known: Collection[str]) -> Iterat
 def doubts(settings: Settings, today: date) -> Iterator[Problem]:
     """What works and should still be looked at."""
     for index, nas in enumerate(settings.nas):
-        yield from _careless_secret(("nas", index, "api_key"), nas.api_key)
+        if nas.api_key is not None:
+            yield from _careless_secret(("nas", index, "api_key"), nas.api_key)
+        if nas.remediator is not None:
+            yield from _careless_secret(("nas", index, "remediator", "api_key"), nas.remediator.api_key)
+        if nas.password is not None:
+            yield from _careless_secret(("nas", index, "password"), nas.password)
+            message = "a password opens all that its user may do and cannot be taken back alone; use api_key"
+            yield Problem(("nas", index, "password"), message)
     for index, receiver in enumerate(settings.notify.receivers):
         yield from _careless_secret(("notify", "receivers", index, "url"), receiver.url)
     for index, exemption in enumerate(settings.exemptions):

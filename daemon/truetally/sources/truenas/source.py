@@ -38,17 +38,13 @@ from truetally.model.refs import TRUENAS_KINDS, Kind, Ref
 from truetally.model.truenas import System
 from truetally.settings import NasSettings
 from truetally.sources.truenas import inventory
+from truetally.sources.truenas.addresses import connect, find_generation, host_of, http_session
+from truetally.sources.truenas.calls import CallFailed, Change
 from truetally.sources.truenas.hints import COLLECTIONS, hinted
-from truetally.sources.truenas.jsonrpc import CallFailed, Change
 from truetally.sources.truenas.limiter import LastLogin, LoginPace, next_login_at
-from truetally.sources.truenas.session import (
-    KeyExpired,
-    Session,
-    connect,
-    find_generation,
-    http_session,
-    log_in,
-)
+from truetally.sources.truenas.logins import Credential, KeyExpired, Standby, log_in
+from truetally.sources.truenas.schedule import Schedule
+from truetally.sources.truenas.session import Session, Traffic
 
 log = structlog.get_logger(__name__)
 
@@ -67,7 +63,6 @@ _ORDER = (
     Kind.ALERT,
     Kind.SNAPSHOT,
 )
-_SELDOM = frozenset({Kind.SNAPSHOT, Kind.SYSTEM})
 _MANY_HINTS = 200
 _RELIST_WITHIN = timedelta(seconds=180)
 _CHUNK = 1000
@@ -92,13 +87,13 @@ class NasSource:
     def __init__(
         self,
         settings: NasSettings,
-        api_key: Callable[[], str],
+        credential: Callable[[], Credential],
         emit: Emit,
         clock: Clock,
         pace: Pace | None = None,
     ) -> None:
         self._settings = settings
-        self._api_key = api_key
+        self._credential = credential
         self._emit = emit
         self._clock = clock
         self._pace = pace or Pace()
@@ -110,7 +105,10 @@ class NasSource:
         self._attempts: list[float] = []
         self._failures = 0
         self._last = LastLogin.NONE
-        self._dead_key = ""
+        self._dead: Credential | None = None
+        self._urls = (settings.url, *settings.failover_urls)
+        self._url = settings.url
+        self.traffic = Traffic()
         self._lost: tuple[Trouble, str] | None = None
         self._failing: set[Kind] = set()
         self._state, self._detail, self._version = SourceState.STARTING, "", ""
@@ -129,6 +127,7 @@ class NasSource:
                 await self._lose(Trouble.CREDENTIALS, error.reason)
             except SourceUnavailable as error:
                 await self._lose(Trouble.UNREACHABLE, error.reason)
+                self._turn_elsewhere(error)
             self._reconnects += 1
 
     async def relist(self, kinds: frozenset[Kind]) -> None:
@@ -181,10 +180,19 @@ class NasSource:
         await self._until_login_is_due()
         self._attempts = [*self._attempts[-19:], self._clock.ticks()]
         self._last, self._failures = LastLogin.UNREACHED, self._failures + 1
+        name, url = self._settings.name, self._url
         async with http_session(self._settings) as http:
-            generation = await find_generation(self._settings, http)
-            socket = await connect(self._settings, http)
-            session = Session(self._settings, generation, socket, self._log_in_limited, self._hint)
+            generation = await find_generation(name, url, http)
+            socket = await connect(name, url, generation, http)
+            session = Session(
+                name,
+                generation,
+                socket,
+                call_timeout=self._settings.call_timeout.total_seconds(),
+                log_in_again=self._log_in_limited,
+                hint=self._hint,
+                traffic=self.traffic,
+            )
             reading = asyncio.create_task(session.run(), name=f"{self._settings.name} reading")
             working = asyncio.create_task(self._work(session), name=f"{self._settings.name} inventory")
             try:
@@ -203,25 +211,35 @@ class NasSource:
         due = next_login_at(self._attempts, self._failures, self._last, random.random(), self._pace.logins)
         await asyncio.sleep(max(0.0, due - self._clock.ticks()))
 
+    def _turn_elsewhere(self, error: SourceUnavailable) -> None:
+        """The next address that is configured, or the one of them that the NAS itself has named."""
+        if len(self._urls) == 1:
+            return
+        named = {host_of(url) for url in error.urls} if isinstance(error, Standby) else set()
+        others = self._urls[self._urls.index(self._url) + 1 :] + self._urls[: self._urls.index(self._url)]
+        self._url = next((url for url in others if host_of(url) in named), others[0])
+        log.info("trying another address", source=self._settings.name, url=self._url)
+
     async def _until_other_key(self) -> None:
         """An expired key never works again, and trying it again only fills the NAS's log."""
         while True:
             try:
-                if self._api_key() != self._dead_key:
+                if self._credential() != self._dead:
                     return
             except ConfigurationInvalid as error:
                 log.warning("API key cannot be read", source=self._settings.name, reason=str(error))
             await asyncio.sleep(self._pace.look_at_key.total_seconds())
 
     async def _log_in(self, session: Session) -> None:
+        name = self._settings.name
         try:
-            key = self._api_key()
+            who = self._credential()
         except ConfigurationInvalid as error:
-            raise CredentialsRefused(self._settings.name, f"the API key cannot be read: {error}") from error
+            raise CredentialsRefused(name, f"its secret cannot be read: {error}") from error
         try:
-            await log_in(session, self._settings, key)
+            await log_in(session, name, self._url, who)
         except KeyExpired:
-            self._dead_key = key
+            self._dead = who
             raise
         except CredentialsRefused:
             self._last = LastLogin.REFUSED
@@ -246,8 +264,7 @@ class NasSource:
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._follow_hints(session))
-                tasks.create_task(self._read_often(session))
-                tasks.create_task(self._read_seldom(session))
+                tasks.create_task(self._reconcile(session))
         except ExceptionGroup as failures:
             raise _expected(failures) from failures
 
@@ -256,7 +273,7 @@ class NasSource:
             if kind is Kind.SNAPSHOT and collection != session.generation.snapshots:
                 continue
             try:
-                await session.call("core.subscribe", collection)
+                await session.subscribe(collection)
             except CallFailed as error:
                 # Without hints a change is found by the periodic reading.
                 log.info(
@@ -278,19 +295,16 @@ class NasSource:
 
     # Reading
 
-    async def _read_often(self, session: Session) -> None:
+    async def _reconcile(self, session: Session) -> None:
+        """Reads kind after kind again, one at a time: the NAS never has more than one list to make."""
+        now = self._clock.ticks()
+        schedule = Schedule(_ORDER, self._settings, now, failing=self._failing, chance=random.random())
         while True:
-            await _about(self._settings.reconcile_every)
-            for kind in _ORDER:
-                if kind not in _SELDOM or kind in self._failing:
-                    await self._list_or_lose(kind, session)
-
-    async def _read_seldom(self, session: Session) -> None:
-        while True:
-            await _about(self._settings.snapshots_every)
-            for kind in _ORDER:
-                if kind in _SELDOM:
-                    await self._list_or_lose(kind, session)
+            kind, due = schedule.next()
+            await asyncio.sleep(max(0.0, due - self._clock.ticks()))
+            began = self._clock.ticks()
+            await self._list_or_lose(kind, session)
+            schedule.done(kind, began, self._clock.ticks(), failed=kind in self._failing)
 
     async def _list_or_lose(self, kind: Kind, session: Session) -> None:
         """A kind that cannot be listed is lost alone, as long as the connection stands."""
@@ -382,11 +396,6 @@ class NasSource:
             if not session.alive:
                 raise
             log.debug("hint not followed", source=self._settings.name, kind=ref.kind.value)
-
-
-async def _about(every: timedelta) -> None:
-    """Waits, never quite as long as another source does."""
-    await asyncio.sleep(every.total_seconds() * random.uniform(0.9, 1.0))
 
 
 def _expected(failures: ExceptionGroup[Exception]) -> Exception:
