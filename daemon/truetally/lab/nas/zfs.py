@@ -1,8 +1,8 @@
-"""ZFS as far as CSI volumes need it: pools, datasets, zvols, snapshots, clones and holds.
+"""ZFS as far as CSI volumes need it: pools, datasets, zvols, snapshots, clones, holds and replicas.
 
-User properties are inherited by children and snapshots, a snapshot with clones can
-only be destroyed later (`defer`), and a dataset with children, snapshots or clones
-is not destroyed at all unless asked to recurse: these are the facts that make
+Properties are inherited by children and user properties by snapshots too, a snapshot with
+clones can only be destroyed later (`defer`), and a dataset with children, snapshots or
+clones is not destroyed at all unless asked to recurse: these are the facts that make
 orphans, so they hold here.
 """
 
@@ -11,121 +11,47 @@ from __future__ import annotations
 import errno
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
+from truetally.lab.nas import replica, space
+from truetally.lab.nas.dataset import Changes, Dataset, Encryption, Snapshot, thick_bytes
 from truetally.lab.nas.failures import CallError
+from truetally.lab.nas.native import NATIVES, raw
+from truetally.lab.nas.pool import Pool, Scan, Vdev
+
+__all__ = ["Dataset", "Encryption", "Pool", "Scan", "Snapshot", "Vdev", "Zfs", "under"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:\- ]*\Z")
 _TIB = 1 << 40
-_KIB_24 = 24 * 1024
-_KIB_16 = 16 * 1024
-
-
-@dataclass(eq=False, slots=True)
-class Snapshot:
-    """A snapshot; `clones` are the names of datasets made from it."""
-
-    dataset: str
-    name: str
-    created_at: datetime
-    txg: int
-    referenced_bytes: int
-    used_bytes: int = 0
-    user: dict[str, str] = field(default_factory=dict)
-    holds: dict[str, int] = field(default_factory=dict)
-    clones: set[str] = field(default_factory=set)
-    defer_destroy: bool = False
-
-    @property
-    def path(self) -> str:
-        """`dataset@name`."""
-        return f"{self.dataset}@{self.name}"
-
-
-@dataclass(eq=False, slots=True)
-class Dataset:
-    """A filesystem or zvol. `received` names user properties that came by replication."""
-
-    name: str
-    kind: str
-    created_at: datetime
-    txg: int
-    parent: Dataset | None = None
-    referenced_bytes: int = _KIB_24
-    used_bytes: int = 0
-    refquota: int = 0
-    quota: int = 0
-    reservation: int = 0
-    refreservation: int = 0
-    volsize: int = 0
-    volblocksize: int = _KIB_16
-    recordsize: int = 131072
-    origin: str = ""
-    readonly: bool = False
-    encrypted: bool = False
-    locked: bool = False
-    comments: str = ""
-    user: dict[str, str] = field(default_factory=dict)
-    received: set[str] = field(default_factory=set)
-    children: dict[str, Dataset] = field(default_factory=dict)
-    snapshots: dict[str, Snapshot] = field(default_factory=dict)
-
-    @property
-    def pool(self) -> str:
-        """The pool's name."""
-        return self.name.partition("/")[0]
-
-    def user_properties(self) -> dict[str, tuple[str, str]]:
-        """Every user property that is in force here, as (value, where it comes from)."""
-        found: dict[str, tuple[str, str]] = {}
-        if self.parent is not None:
-            found = {key: (value, "INHERITED") for key, (value, _) in self.parent.user_properties().items()}
-        for key, value in self.user.items():
-            found[key] = (value, "RECEIVED" if key in self.received else "LOCAL")
-        return found
-
-    def below(self) -> Iterator[Dataset]:
-        """Itself and all its descendants, parents first."""
-        yield self
-        for child in self.children.values():
-            yield from child.below()
-
-
-@dataclass(eq=False, slots=True)
-class Pool:
-    """A pool; one that is not imported hides its datasets."""
-
-    name: str
-    id: int
-    guid: int
-    root: Dataset
-    size_bytes: int = 10 * _TIB
-    status: str = "ONLINE"
-    imported: bool = True
-
-    @property
-    def healthy(self) -> bool:
-        """Whether TrueNAS would call it healthy."""
-        return self.imported and self.status == "ONLINE"
+_EMPTY = 24 * 1024
+Value = str | int | bool
 
 
 class Zfs:
-    """All pools of one machine. Nothing here tells anybody: that is the middleware's part."""
+    """All pools of one machine. Nothing here tells anybody: that is the middleware's part.
+
+    Attributes:
+        exported: pools that were exported, with their datasets; `import_pool` brings one back.
+        changes: counters that say whether names or properties changed.
+    """
 
     def __init__(self, now: Callable[[], datetime]) -> None:
         self.now = now
         self.pools: dict[str, Pool] = {}
+        self.exported: dict[str, Pool] = {}
         self.datasets: dict[str, Dataset] = {}
-        self._txg = 1000
+        self.changes = Changes()
+        self.txg = 1000
+        self._last_pool = 0
+        self._sorted: tuple[int, list[str], list[Snapshot]] | None = None
 
     def create_pool(self, name: str, size_bytes: int = 10 * _TIB) -> Pool:
         """A new pool with its root dataset."""
-        root = Dataset(name, "FILESYSTEM", self.now(), self._next_txg())
+        root = Dataset(name, "FILESYSTEM", self.now(), self.next_txg(), changes=self.changes)
         self.datasets[name] = root
-        number = len(self.pools) + 1
-        self.pools[name] = Pool(name, number, 10**18 + number, root, size_bytes)
-        self.grow(root, root.referenced_bytes)
+        self._last_pool += 1
+        self.pools[name] = Pool(name, self._last_pool, 10**18 + 1000 * self._last_pool, root, size_bytes)
+        space.bear(root, _EMPTY)
         return self.pools[name]
 
     def imported(self) -> Iterator[Pool]:
@@ -163,42 +89,103 @@ class Zfs:
             raise CallError(f"cannot open '{path}': dataset does not exist", errno.ENOENT)
         return found
 
+    def snapshots_by_path(self) -> tuple[list[str], list[Snapshot]]:
+        """The paths of all visible snapshots in order, and the snapshots beside them."""
+        known = sum(pool.id for pool in self.imported())
+        stamp = hash((self.changes.names, known))
+        if self._sorted is None or self._sorted[0] != stamp:
+            found = [(taken.path, taken) for each in self.visible() for taken in each.snapshots.values()]
+            found.sort(key=lambda pair: pair[0])
+            self._sorted = (stamp, [path for path, _ in found], [taken for _, taken in found])
+        return self._sorted[1], self._sorted[2]
+
+    def pool_bytes(self, dataset: Dataset) -> int:
+        """The size of the pool that a dataset is in."""
+        return self.pools[dataset.pool].size_bytes
+
+    def available_bytes(self, dataset: Dataset) -> int:
+        """What is still free for a dataset, quotas and reservations considered."""
+        return space.available(dataset, self.pool_bytes(dataset))
+
     def create(
-        self, name: str, *, volsize: int = 0, user: Mapping[str, str] | None = None, parents: bool = False
+        self,
+        name: str,
+        *,
+        volsize: int = 0,
+        user: Mapping[str, str] | None = None,
+        parents: bool = False,
+        sparse: bool = True,
+        native: Mapping[str, Value] | None = None,
     ) -> Dataset:
-        """A new filesystem, or a zvol where `volsize` is given; `parents` makes missing ancestors."""
-        parent_name, _, leaf = name.rpartition("/")
-        if parents and parent_name and self.find(parent_name) is None:
-            self.create(parent_name, parents=True)
-        parent = self.dataset(parent_name)
-        if name in self.datasets:
-            raise CallError(f"cannot create '{name}': dataset already exists", errno.EEXIST)
-        if not _NAME.match(leaf) or parent.kind != "FILESYSTEM":
-            raise CallError(f"cannot create '{name}': invalid name or parent", errno.EINVAL)
-        kind = "VOLUME" if volsize else "FILESYSTEM"
-        dataset = Dataset(name, kind, self.now(), self._next_txg(), parent, volsize=volsize)
+        """A new filesystem, or a zvol where `volsize` is given; `parents` makes missing ancestors.
+
+        Args:
+            sparse: whether a zvol reserves nothing.
+            native: ZFS properties that are set on it.
+        """
+        dataset = self._new(name, "VOLUME" if volsize else "FILESYSTEM", parents=parents)
+        above = dataset.parent or dataset
+        left = space.room(above, self.pool_bytes(above))
+        if volsize:
+            dataset.native["volsize"] = str(volsize)
         dataset.user.update(user or {})
-        return self._adopt(dataset, parent)
+        try:
+            for key, value in (native or {}).items():
+                dataset.set_native(key, value)
+            if volsize and not sparse:
+                dataset.native["refreservation"] = str(thick_bytes(dataset))
+            space.bear(dataset, _EMPTY)
+            if dataset.charged_bytes > left:
+                raise CallError(f"cannot create '{name}': out of space", errno.ENOSPC)
+        except CallError:
+            self._leave_tree(dataset)
+            raise
+        return dataset
 
     def take(self, name: str, leaf: str, *, user: Mapping[str, str] | None = None) -> Snapshot:
-        """A snapshot of a dataset."""
+        """A snapshot of a dataset; one of a thick zvol needs room for what was written."""
         dataset = self.dataset(name)
         if leaf in dataset.snapshots:
             raise CallError(f"cannot create snapshot '{name}@{leaf}': dataset already exists", errno.EEXIST)
-        taken = Snapshot(name, leaf, self.now(), self._next_txg(), dataset.referenced_bytes)
+        if dataset.refreservation:
+            self._need(
+                dataset, min(dataset.unique_bytes, dataset.refreservation), "create snapshot of", kept=0
+            )
+        taken = Snapshot(name, leaf, self.now(), self.next_txg(), dataset.referenced_bytes)
+        taken.volsize = dataset.volsize
         taken.user.update(user or {})
         dataset.snapshots[leaf] = taken
+        dataset.unique_bytes = 0
+        dataset.settle()
+        self.snapshots_changed(dataset)
         return taken
 
-    def clone(self, path: str, target: str, *, user: Mapping[str, str] | None = None) -> Dataset:
+    def clone(
+        self,
+        path: str,
+        target: str,
+        *,
+        user: Mapping[str, str] | None = None,
+        native: Mapping[str, Value] | None = None,
+    ) -> Dataset:
         """A dataset that begins as a snapshot; only properties given now are its own."""
         source = self.snapshot(path)
         original = self.dataset(source.dataset)
-        made = self.create(target, volsize=original.volsize, user=user)
-        made.origin = path
-        made.volblocksize = original.volblocksize
-        made.referenced_bytes = source.referenced_bytes
+        if target.partition("/")[0] != original.pool:
+            raise CallError(f"cannot create '{target}': source and target pools differ", errno.EXDEV)
+        made = self._new(target, original.kind)
+        if source.volsize:
+            made.native["volsize"] = str(source.volsize)
+            made.native["volblocksize"] = str(original.volblocksize)
+        made.user.update(user or {})
+        made.encryption = original.encryption
+        made.origin, made.origin_txg = path, source.txg
+        made.live = space.shown_by(original, source)
+        made.compression_ratio = original.compression_ratio
+        for key, value in (native or {}).items():
+            made.set_native(key, value)
         source.clones.add(target)
+        space.recount(made)
         return made
 
     def promote(self, name: str) -> None:
@@ -208,37 +195,91 @@ class Zfs:
             raise CallError(f"cannot promote '{name}': not a cloned filesystem", errno.EINVAL)
         shared = self.snapshot(clone.origin)
         original = self.dataset(shared.dataset)
-        for taken in [each for each in original.snapshots.values() if each.txg <= shared.txg]:
-            del original.snapshots[taken.name]
-            taken.dataset = name
-            clone.snapshots[taken.name] = taken
-            for other in taken.clones - {name}:
-                self.datasets[other].origin = taken.path
+        moved = [taken for taken in original.snapshots.values() if taken.txg <= shared.txg]
+        twice = next((taken.name for taken in moved if taken.name in clone.snapshots), None)
+        if twice is not None:
+            raise CallError(f"cannot promote '{name}': snapshot name '{twice}' conflicts", errno.EEXIST)
         shared.clones.discard(name)
-        clone.origin, original.origin = original.origin, shared.path
+        before = clone.origin
+        space.swap(clone, original, shared)
+        for taken in moved:
+            taken.dataset = name
+            for other in taken.clones:
+                self.datasets[other].origin = taken.path
+        clone.origin, original.origin = original.origin, f"{name}@{before.partition('@')[2]}"
+        beyond = self.find_snapshot(clone.origin) if clone.origin else None
+        if beyond is not None:
+            beyond.clones ^= {original.name, name}
         shared.clones.add(original.name)
+        self.snapshots_changed(clone, original)
 
     def set_user(self, name: str, properties: Mapping[str, str | None]) -> None:
         """Set user properties of a dataset or snapshot; None takes one away."""
         target = self.snapshot(name) if "@" in name else self.dataset(name)
         for key, value in properties.items():
+            target.received.discard(key)
             if value is None:
                 target.user.pop(key, None)
             else:
                 target.user[key] = value
 
-    def write(self, name: str, size_bytes: int) -> None:
-        """Let a dataset hold so many bytes; what snapshots still show becomes theirs."""
+    def set_native(self, name: str, properties: Mapping[str, Value | None]) -> None:
+        """Set ZFS properties of a dataset; None inherits again (or, for a limit, takes it away).
+
+        Raises:
+            CallError: EINVAL for a property or value that there is not, ENOSPC for a reservation that
+                the pool has no room for, EDQUOT for a limit below what is used.
+        """
         dataset = self.dataset(name)
-        self.grow(dataset, size_bytes - dataset.referenced_bytes)
-        dataset.referenced_bytes = size_bytes
+        for key, value in properties.items():
+            only = NATIVES[raw(key, "" if value is None else value)[0]].only
+            if only not in ("", dataset.kind):
+                text = f"cannot set property for '{name}': '{key}' does not apply to datasets of this type"
+                raise CallError(text, errno.EINVAL)
+            before = dict(dataset.native), dict(dataset.native_received)
+            room = space.room(dataset.parent or dataset, self.pool_bytes(dataset))
+            charged = dataset.charged_bytes
+            dataset.set_native(key, value)
+            wrong = self._beyond(dataset, key, dataset.charged_bytes - charged, room)
+            if wrong is not None:
+                dataset.native, dataset.native_received = before
+                self.changes.natives += 1
+                dataset.settle()
+                raise wrong
+
+    def write(self, name: str, size_bytes: int) -> None:
+        """Let a dataset hold so many bytes; what snapshots still show becomes theirs.
+
+        Raises:
+            CallError: EDQUOT beyond a quota, ENOSPC in a full pool or zvol, EROFS and EACCES where
+                nothing can be written.
+        """
+        dataset = self._writable(name)
+        more = size_bytes - dataset.referenced_bytes
+        if more > 0:
+            self._admit(dataset, more, size_bytes)
+            space.bear(dataset, more)
+        elif more < 0:
+            space.free(dataset, -more)
+
+    def overwrite(self, name: str, size_bytes: int) -> None:
+        """Let so many bytes of a dataset be written anew; it holds as much as before.
+
+        Raises:
+            CallError: as `write`; snapshots keep the old blocks, so this takes room.
+        """
+        dataset = self._writable(name)
+        size = min(size_bytes, dataset.referenced_bytes)
+        self._admit(dataset, size - space.freed_at_once(dataset, size), dataset.referenced_bytes)
+        space.free(dataset, size)
+        space.bear(dataset, size)
 
     def grow(self, dataset: Dataset, delta: int) -> None:
-        """Account space at a dataset and at all above it."""
-        place: Dataset | None = dataset
-        while place is not None:
-            place.used_bytes += delta
-            place = place.parent
+        """Account space at a dataset and at all above it, without asking whether there is room."""
+        if delta > 0:
+            space.bear(dataset, delta)
+        elif delta < 0:
+            space.free(dataset, -delta)
 
     def hold(self, path: str, tag: str = "truenas") -> None:
         """Hold a snapshot, so that it cannot be destroyed."""
@@ -263,6 +304,49 @@ class Zfs:
         taken.defer_destroy = True
         return False
 
+    def rename_snapshot(self, path: str, leaf: str) -> None:
+        """Give a snapshot another name in the same dataset."""
+        taken = self.snapshot(path)
+        dataset = self.datasets[taken.dataset]
+        if leaf in dataset.snapshots:
+            text = f"cannot rename to '{taken.dataset}@{leaf}': dataset already exists"
+            raise CallError(text, errno.EEXIST)
+        dataset.snapshots = {
+            leaf if name == taken.name else name: each for name, each in dataset.snapshots.items()
+        }
+        taken.name = leaf
+        for clone in taken.clones:
+            self.datasets[clone].origin = taken.path
+        self.snapshots_changed(dataset)
+
+    def rollback(self, path: str, *, recursive: bool = False, clones: bool = False) -> list[str]:
+        """Let a dataset be again what a snapshot shows; what was destroyed for it.
+
+        Args:
+            recursive: destroy newer snapshots.
+            clones: and the clones of those.
+        """
+        target = self.snapshot(path)
+        dataset = self.datasets[target.dataset]
+        newer = [taken for taken in dataset.snapshots.values() if taken.txg > target.txg]
+        if newer and not (recursive or clones):
+            raise CallError(
+                f"cannot rollback to '{path}': more recent snapshots or bookmarks exist", errno.EEXIST
+            )
+        if any(taken.holds for taken in newer) or (not clones and any(taken.clones for taken in newer)):
+            what = "clones of previous snapshots exist" if not clones else "dataset is busy"
+            raise CallError(f"cannot rollback to '{path}': {what}", errno.EBUSY)
+        gone: list[str] = []
+        for taken in reversed(newer):
+            for clone in sorted(taken.clones):
+                gone += self.destroy(clone, recursive=True, clones=True)
+            gone.append(taken.path)
+            self._drop(taken)
+        space.roll_back(dataset, target)
+        if target.volsize:
+            dataset.set_native("volsize", target.volsize)
+        return gone
+
     def destroy(self, name: str, *, recursive: bool = False, clones: bool = False) -> list[str]:
         """Destroy a dataset; what went, snapshots included.
 
@@ -277,8 +361,14 @@ class Zfs:
             _refuse_dependents(dataset)
         gone: list[str] = []
         doomed = {each.name for each in dataset.below()}
-        for snapshot in [taken for each in dataset.below() for taken in each.snapshots.values()]:
-            gone += self._clear(snapshot, doomed, clones=clones)
+        snapshots = [taken for each in dataset.below() for taken in each.snapshots.values()]
+        if not clones:
+            _refuse_outsiders(name, snapshots, doomed)
+        for snapshot in snapshots:
+            snapshot.holds.clear()
+            for clone in sorted(snapshot.clones - doomed):
+                if clone in self.datasets:
+                    gone += self.destroy(clone, recursive=True, clones=True)
         for each in reversed(list(dataset.below())):
             gone += [*(f"{each.name}@{leaf}" for leaf in each.snapshots), each.name]
             self._forget(each)
@@ -289,14 +379,141 @@ class Zfs:
         dataset, parent = self.dataset(name), self.dataset(target.rpartition("/")[0])
         if target in self.datasets:
             raise CallError(f"cannot rename to '{target}': dataset already exists", errno.EEXIST)
+        if dataset.parent is None or under(target, [name]) or dataset.pool != parent.pool:
+            raise CallError(f"cannot rename '{name}' to '{target}': invalid target", errno.EINVAL)
         for each in list(dataset.below()):
             self._rename_one(each, target + each.name.removeprefix(name))
-        if dataset.parent is not None:
-            del dataset.parent.children[name.rpartition("/")[2]]
-            self.grow(dataset.parent, -dataset.used_bytes)
+        self._leave_tree(dataset, name)
         dataset.parent = parent
         parent.children[target.rpartition("/")[2]] = dataset
-        self.grow(parent, dataset.used_bytes)
+        dataset.charged_bytes = 0
+        self.changes.names += 1
+        self.changes.natives += 1
+        dataset.settle()
+
+    def receive(
+        self,
+        source: str,
+        target: str,
+        *,
+        properties: bool = True,
+        readonly: bool | None = None,
+        intermediate: bool = False,
+        force: bool = False,
+    ) -> Dataset:
+        """`zfs send | zfs receive` of a snapshot (`a@s`), or of a dataset's content without a snapshot (`a`).
+
+        Args:
+            properties: send properties too; they arrive as RECEIVED, and local ones there win.
+            readonly: set `readonly` on the replica (`-o readonly=on`); None leaves it.
+            intermediate: send the snapshots in between too (`-I`).
+            force: roll the target back to the last common snapshot first (`-F`).
+
+        Raises:
+            CallError: EEXIST if the target is no replica of the source, ETXTBSY if it has been written to.
+        """
+        return replica.receive(
+            self,
+            source,
+            target,
+            replica.Options(properties, readonly, intermediate=intermediate, force=force),
+        )
+
+    def export_pool(self, name: str) -> Pool:
+        """Export a pool: it and its datasets are gone until `import_pool`."""
+        pool = self.pools.pop(name, None)
+        if pool is None:
+            raise CallError(f"cannot open '{name}': no such pool", errno.ENOENT)
+        self.exported[name] = pool
+        for each in pool.root.below():
+            del self.datasets[each.name]
+        self.changes.names += 1
+        return pool
+
+    def import_pool(self, name: str) -> Pool:
+        """Import an exported pool; locked datasets come back locked."""
+        pool = self.exported.pop(name, None)
+        if pool is None:
+            raise CallError(f"cannot import '{name}': no such pool available", errno.ENOENT)
+        self.pools[name] = pool
+        pool.imported = True
+        for each in pool.root.below():
+            self.datasets[each.name] = each
+            if each.encryption is not None and not each.encryption.in_database:
+                each.encryption.loaded = False
+        self.changes.names += 1
+        return pool
+
+    def start_scan(self, name: str, function: str = "SCRUB", takes: timedelta = timedelta(hours=1)) -> Scan:
+        """Begin a scrub or resilver that takes so long."""
+        pool = self.pools[name]
+        if pool.scan is not None and pool.scan.state(self.now()) == "SCANNING":
+            raise CallError(f"cannot scrub {name}: currently {pool.scan.function.lower()}ing", errno.EBUSY)
+        pool.scan = Scan(function, self.now(), takes, pool.root.used_bytes)
+        return pool.scan
+
+    def snapshots_changed(self, *datasets: Dataset) -> None:
+        """Remember that the snapshots of datasets changed just now."""
+        self.changes.names += 1
+        for each in datasets:
+            each.snapshots_changed = self.now()
+
+    def next_txg(self) -> int:
+        """The number of the next transaction group."""
+        self.txg += 1
+        return self.txg
+
+    def _new(self, name: str, kind: str, *, parents: bool = False) -> Dataset:
+        parent_name, _, leaf = name.rpartition("/")
+        if parents and parent_name and self.find(parent_name) is None:
+            self.create(parent_name, parents=True)
+        parent = self.dataset(parent_name)
+        if name in self.datasets:
+            raise CallError(f"cannot create '{name}': dataset already exists", errno.EEXIST)
+        if not _NAME.match(leaf) or parent.kind != "FILESYSTEM":
+            raise CallError(f"cannot create '{name}': invalid name or parent", errno.EINVAL)
+        if parent.locked:
+            raise CallError(f"cannot create '{name}': encryption key not loaded", errno.EACCES)
+        made = Dataset(name, kind, self.now(), self.next_txg(), parent, self.changes)
+        made.encryption = parent.encryption
+        self.datasets[name] = made
+        parent.children[leaf] = made
+        return made
+
+    def _writable(self, name: str) -> Dataset:
+        dataset = self.dataset(name)
+        if dataset.locked:
+            raise CallError(f"cannot write to '{name}': encryption key not loaded", errno.EACCES)
+        if dataset.readonly:
+            raise CallError(f"cannot write to '{name}': read-only file system", errno.EROFS)
+        return dataset
+
+    def _admit(self, dataset: Dataset, more: int, size: int) -> None:
+        if dataset.refquota and size > dataset.refquota:
+            raise CallError(f"cannot write to '{dataset.name}': disk quota exceeded", errno.EDQUOT)
+        if dataset.volsize and size > thick_bytes(dataset):
+            raise CallError(f"cannot write to '{dataset.name}': no space left on device", errno.ENOSPC)
+        self._need(dataset, more, "write to")
+
+    def _need(self, dataset: Dataset, size: int, what: str, kept: int | None = None) -> None:
+        pool = self.pools[dataset.pool]
+        kept = dataset.refreservation_bytes if kept is None else kept
+        if size <= max(space.room(dataset, pool.size_bytes), 0) + kept:
+            return
+        if pool.root.used_bytes + size - kept > pool.size_bytes:
+            raise CallError(f"cannot {what} '{dataset.name}': out of space", errno.ENOSPC)
+        raise CallError(f"cannot {what} '{dataset.name}': disk quota exceeded", errno.EDQUOT)
+
+    def _beyond(self, dataset: Dataset, key: str, more: int, room: int) -> CallError | None:
+        if more > max(room, 0) and key in ("reservation", "refreservation", "volsize"):
+            return CallError(f"cannot set property for '{dataset.name}': out of space", errno.ENOSPC)
+        small = key == "quota" and 0 < dataset.quota < dataset.used_bytes
+        if small or (key == "refquota" and 0 < dataset.refquota < dataset.referenced_bytes):
+            text = (
+                f"cannot set property for '{dataset.name}': size is less than current used or reserved space"
+            )
+            return CallError(text, errno.ENOSPC)
+        return None
 
     def _rename_one(self, dataset: Dataset, target: str) -> None:
         del self.datasets[dataset.name]
@@ -310,31 +527,18 @@ class Zfs:
             for clone in taken.clones:
                 self.datasets[clone].origin = taken.path
 
-    def _adopt(self, dataset: Dataset, parent: Dataset) -> Dataset:
-        self.datasets[dataset.name] = dataset
-        parent.children[dataset.name.rpartition("/")[2]] = dataset
-        self.grow(dataset, dataset.referenced_bytes)
-        return dataset
-
-    def _clear(self, snapshot: Snapshot, doomed: set[str], *, clones: bool) -> list[str]:
-        outside = snapshot.clones - doomed
-        if (outside or snapshot.holds) and not clones:
-            what = "snapshot has dependent clones" if outside else "dataset is busy"
-            raise CallError(f"cannot destroy '{snapshot.path}': {what}", errno.EBUSY)
-        snapshot.holds.clear()
-        return [
-            path
-            for clone in sorted(outside)
-            if clone in self.datasets
-            for path in self.destroy(clone, recursive=True, clones=True)
-        ]
-
-    def _forget(self, dataset: Dataset) -> None:
-        del self.datasets[dataset.name]
+    def _leave_tree(self, dataset: Dataset, name: str = "") -> None:
         parent = dataset.parent
         if parent is not None:
-            parent.children.pop(dataset.name.rpartition("/")[2], None)
-            self.grow(parent, -dataset.used_bytes)
+            parent.children.pop((name or dataset.name).rpartition("/")[2], None)
+            parent.children_bytes -= dataset.charged_bytes
+            parent.settle()
+        if not name:
+            self.datasets.pop(dataset.name, None)
+
+    def _forget(self, dataset: Dataset) -> None:
+        self._leave_tree(dataset)
+        self.changes.names += 1
         origin = self.find_snapshot(dataset.origin) if dataset.origin else None
         if origin is not None:
             origin.clones.discard(dataset.name)
@@ -346,20 +550,25 @@ class Zfs:
 
     def _drop(self, snapshot: Snapshot) -> None:
         dataset = self.datasets[snapshot.dataset]
-        dataset.snapshots.pop(snapshot.name, None)
-        self.grow(dataset, -snapshot.used_bytes)
-
-    def _next_txg(self) -> int:
-        self._txg += 1
-        return self._txg
+        space.forget_snapshot(dataset, snapshot)
+        self.snapshots_changed(dataset)
 
 
 def _refuse_dependents(dataset: Dataset) -> None:
     if dataset.children:
         raise CallError(f"cannot destroy '{dataset.name}': filesystem has children", errno.ENOTEMPTY)
     if dataset.snapshots:
-        text = f"cannot destroy '{dataset.name}': filesystem has dependent snapshots"
-        raise CallError(text, errno.EBUSY)
+        cloned = any(taken.clones for taken in dataset.snapshots.values())
+        what = "filesystem has dependent clones" if cloned else "filesystem has dependent snapshots"
+        raise CallError(f"cannot destroy '{dataset.name}': {what}", errno.EBUSY)
+
+
+def _refuse_outsiders(name: str, snapshots: Iterable[Snapshot], doomed: set[str]) -> None:
+    for taken in snapshots:
+        if taken.clones - doomed:
+            raise CallError(f"cannot destroy '{name}': filesystem has dependent clones", errno.EBUSY)
+        if taken.holds:
+            raise CallError(f"cannot destroy '{taken.path}': dataset is busy", errno.EBUSY)
 
 
 def under(path: str, tops: Iterable[str]) -> bool:
