@@ -109,10 +109,19 @@ def test_a_mistake_in_a_variable_is_told_by_its_name(config, name, value, expect
 
 def test_what_is_missing_of_an_item_from_the_environment_is_told_as_the_environments(config):
     [*found] = told(config, TRUETALLY_NAS__1__NAME="nas2", TRUETALLY_NAS__1__URL="nas2")
-    assert found == [
-        "environment: TRUETALLY_NAS__1__NAME: nas[1].username: is required",
-        "environment: TRUETALLY_NAS__1__NAME: nas[1].api_key: is required",
-    ]
+    assert found == ["environment: TRUETALLY_NAS__1__NAME: nas[1].username: is required"]
+
+
+def test_a_nas_needs_one_secret_and_not_two(config):
+    nas = {
+        "TRUETALLY_NAS__1__NAME": "nas2",
+        "TRUETALLY_NAS__1__URL": "nas2",
+        "TRUETALLY_NAS__1__USERNAME": "u",
+    }
+    [none] = told(config, **nas)
+    assert none.endswith("nas[1]: give either api_key (better) or password")
+    both = {"TRUETALLY_NAS__1__API_KEY__ENV": "A", "TRUETALLY_NAS__1__PASSWORD__ENV": "B"}
+    assert list(told(config, **nas, **both)) == [none]
 
 
 def test_a_variable_that_holds_a_secret_by_reference_is_no_setting_and_no_mistake(config):
