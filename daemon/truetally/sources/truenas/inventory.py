@@ -1,4 +1,4 @@
-"""What is asked of a NAS, kind by kind: in full, object by object, and who uses a dataset.
+"""What is asked of a NAS, kind by kind: in full, object by object, and the snapshots of some datasets.
 
 Long lists come in pages, as few as the NAS allows: it builds the whole list for each of them
 (`utils/filter_list.py`). A page begins after the last id of the one before, not at an offset:
@@ -7,221 +7,451 @@ what is deleted in between would shift the rest, and an object that exists would
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from functools import cache
+from hashlib import blake2b
 from typing import Any
 
 import msgspec
 
-from truetally.csi.democratic_csi import dataset_of_device, dataset_of_mount
-from truetally.errors import AccessDenied, SourceUnavailable
+from truetally.errors import AccessDenied, SourceUnavailable, TruetallyError
 from truetally.model import truenas
 from truetally.model.observations import Value
 from truetally.model.refs import Kind
 from truetally.sources.truenas import decode
-from truetally.sources.truenas.generations import Engine
-from truetally.sources.truenas.jsonrpc import CallFailed, Fault
+from truetally.sources.truenas.calls import CallFailed, Fault
+from truetally.sources.truenas.generations import Engine, Generation
+from truetally.sources.truenas.queries import QUERIES, Absence, Missing, Query, missing, system_reads
 from truetally.sources.truenas.session import Session
+from truetally.sources.truenas.use import use
 
 Named = tuple[str, Value]
 Page = list[Named]
 
 # 25.10 and newer refuse a limit above 10,000.
 _PAGE = 10_000
+# So many entries are decoded before others get their turn: some milliseconds.
+_SLICE = 250
 _RESOURCE_PROPERTIES = [
-    *("used", "available", "referenced", "usedbysnapshots"),
-    *("quota", "refquota", "refreservation", "volsize"),
-    *("creation", "origin", "readonly", "mountpoint", "keystatus"),
+    *("used", "available", "referenced", "usedbysnapshots", "logicalused"),
+    *("quota", "refquota", "refreservation", "volsize", "volblocksize"),
+    *("creation", "origin", "readonly", "mountpoint", "encryption", "keystatus", "snapshots_changed"),
 ]
 _DATASET_FIELDS = [*decode.DatasetEntry.__struct_fields__]
-_DATASET_PROPERTIES = [*_RESOURCE_PROPERTIES, "encryption"]
+# The server reads no message above 64 kB (24.10+), and all versions take longer for more names.
+_NAMES_BYTES, _NAMES = 24 * 1024, 400
+# More walks over all snapshots than this are worse than one list of them all, and so are more single reads.
+_WALKS, _SINGLY = 2, 50
 
 
-async def _whole(
-    session: Session,
-    role: str,
-    method: str,
-    entry: type,
-    value: Callable[[Any], Value],
+class NotTold(TruetallyError):
+    """This version has such objects and no way to tell them."""
+
+    def __init__(self, kind: Kind, reason: str) -> None:
+        super().__init__(f"{kind.value}: {reason}")
+        self.reason = reason
+
+
+class Known:
+    """What the entries of a kind's last complete list meant, by the digest of their bytes.
+
+    An entry that has not changed is not decoded again, and means the same object as before.
+    """
+
+    def __init__(self) -> None:
+        self._form = ""
+        self._entries: dict[bytes, Named] = {}
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def of(self, form: str) -> Mapping[bytes, Named]:
+        """The entries, if they came in this form; the same bytes may mean something else in another."""
+        return self._entries if form == self._form else {}
+
+    def replace(self, form: str, entries: dict[bytes, Named]) -> None:
+        """Keeps these and forgets all others."""
+        self._form, self._entries = form, entries
+
+
+class _Decoding:
+    """One listing's decoding: what was known before, and what will be known after it."""
+
+    def __init__(self, form: str, known: Known | None) -> None:
+        self._form, self._known = form, known
+        self._before = known.of(form) if known is not None else {}
+        self._after: dict[bytes, Named] = {}
+
+    async def page(
+        self,
+        raws: Sequence[msgspec.Raw],
+        entry: type,
+        name: Callable[[Any], str],
+        value: Callable[[Any], Value],
+    ) -> Page:
+        """The objects of a page, in slices between which others have their turn.
+
+        Raises:
+            CallFailed: an entry is not what we expect.
+        """
+        decoder = _decoder(entry)
+        found: Page = []
+        for at in range(0, len(raws), _SLICE):
+            if at:
+                await asyncio.sleep(0)
+            for raw in raws[at : at + _SLICE]:
+                digest = blake2b(raw, digest_size=12).digest()
+                named = self._before.get(digest)
+                if named is None:
+                    named = _named(raw, decoder, name, value)
+                if self._known is not None:
+                    self._after[digest] = named
+                found.append(named)
+        return found
+
+    def ended(self) -> None:
+        """The list was complete."""
+        if self._known is not None:
+            self._known.replace(self._form, self._after)
+
+
+def _named(
+    raw: msgspec.Raw,
+    decoder: msgspec.json.Decoder[Any],
     name: Callable[[Any], str],
-) -> AsyncIterator[Page]:
+    value: Callable[[Any], Value],
+) -> Named:
+    try:
+        entry = decoder.decode(raw)
+    except msgspec.DecodeError as error:
+        raise CallFailed(Fault.FAILED, f"an entry of a list cannot be read: {error}") from error
+    return name(entry), value(entry)
+
+
+@cache
+def _decoder(entry: type) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(entry)
+
+
+# Whole kinds
+
+
+def absent(kind: Kind, generation: Generation) -> bool:
+    """Whether this version has no such objects at all, so that their list is empty and complete."""
+    why = missing(kind, generation)
+    return why is not None and why.absence is Absence.ABSENT
+
+
+async def listing(kind: Kind, session: Session, nas: str, known: Known | None = None) -> AsyncIterator[Page]:
+    """The full list of a kind, page by page.
+
+    Args:
+        nas: what the NAS itself is called.
+        known: spares decoding what has not changed; it is brought up to date at the list's end.
+
+    Raises:
+        NotTold: this version has such objects, and cannot be asked for them.
+        AccessDenied, SourceUnavailable, CallFailed: it cannot be listed now.
+    """
+    why = missing(kind, session.generation)
+    if why is not None:
+        if why.absence is Absence.UNTOLD:
+            raise NotTold(kind, why.reason)
+        yield []
+        return
+    if kind is Kind.SYSTEM:
+        yield [(nas, await system(session))]
+        return
+    decoding = _Decoding(f"{session.generation.name} {kind.value}", known)
+    async for page in _pages_of(kind, session, decoding):
+        yield page
+    decoding.ended()
+
+
+def _pages_of(kind: Kind, session: Session, decoding: _Decoding) -> AsyncIterator[Page]:
+    match kind:
+        case Kind.DATASET:
+            return _datasets(session, decoding)
+        case Kind.SNAPSHOT:
+            return _snapshots(session, (), decoding)
+        case Kind.NVME_SUBSYSTEM:
+            return _subsystems(session)
+        case _:
+            return _plain(QUERIES[kind], session, decoding)
+
+
+async def _plain(query: Query, session: Session, decoding: _Decoding) -> AsyncIterator[Page]:
     """A kind that is small enough for one answer, or that the method cannot page."""
-    entries = await session.permitted(role, method, [], {}, type_=list[entry])  # type: ignore[valid-type]
-    for at in range(0, len(entries), _PAGE):
-        yield [(name(each), value(each)) for each in entries[at : at + _PAGE]]
+    for part in query.parts():
+        raws = await _asked(part, session)
+        for at in range(0, max(len(raws), 1), _PAGE):
+            yield await decoding.page(raws[at : at + _PAGE], part.entry, part.name, part.value)
 
 
-async def pools(session: Session) -> AsyncIterator[Page]:
-    """All pools."""
-    async for page in _whole(
-        session, "POOL_READ", "pool.query", decode.PoolEntry, decode.pool, lambda e: e.name
-    ):
+async def _asked(query: Query, session: Session, type_: Any = list[msgspec.Raw]) -> Any:
+    way = query.way(session.generation)
+    if isinstance(way, Missing):
+        raise NotTold(query.kind, way.reason)
+    return await session.permitted(" or ".join(way.roles), way.method, *way.params, type_=type_)
+
+
+async def _subsystems(session: Session) -> AsyncIterator[Page]:
+    """What belongs to a subsystem is told apart from it, where the subsystem does not tell it itself."""
+    query = QUERIES[Kind.NVME_SUBSYSTEM]
+    entries: list[decode.SubsystemEntry] = await _asked(query, session, list[decode.SubsystemEntry])
+    links: list[decode.SubsystemLink] = []
+    if any(each.hosts is None or each.ports is None for each in entries):
+        for method in ("nvmet.host_subsys.query", "nvmet.port_subsys.query"):
+            links += await session.permitted(
+                "SHARING_NVME_TARGET_READ", method, [], {}, type_=list[decode.SubsystemLink]
+            )
+    yield [(query.name(each), decode.subsystem(each, links)) for each in entries]
+
+
+async def alerts(session: Session) -> AsyncIterator[Page]:
+    """The alerts; this method takes no filters."""
+    async for page in listing(Kind.ALERT, session, ""):
         yield page
 
 
-async def datasets(session: Session) -> AsyncIterator[Page]:
+# Datasets
+
+
+async def _datasets(session: Session, decoding: _Decoding) -> AsyncIterator[Page]:
     """All datasets and zvols, by the engine that costs this NAS least."""
     if session.generation.datasets is Engine.ZFS_RESOURCE:
         try:
-            async for page in _resources(session):
+            async for page in _resources(session, decoding):
                 yield page
         except AccessDenied:
             pass  # a role with DATASET_READ alone has the older way
         else:
             return
-    async for page in _pool_datasets(session, ()):
+    async for page in _pool_datasets(session, (), decoding):
         yield page
 
 
-async def _resources(session: Session) -> AsyncIterator[Page]:
+async def _resources(session: Session, decoding: _Decoding) -> AsyncIterator[Page]:
     found = await session.permitted("POOL_READ", "pool.query", [], {}, type_=list[decode.PoolEntry])
     for pool in found:
         if pool.status not in ("ONLINE", "DEGRADED"):
             continue
-        entries = await _resource_entries(session, [pool.name], children=True)
-        for at in range(0, len(entries), _PAGE):
-            yield [(e.name, decode.resource(e)) for e in entries[at : at + _PAGE]]
+        raws = await _resource_entries(session, pool.name, list[msgspec.Raw], children=True)
+        for at in range(0, len(raws), _PAGE):
+            yield await decoding.page(
+                raws[at : at + _PAGE], decode.ResourceEntry, lambda e: str(e.name), decode.resource
+            )
 
 
-async def _resource_entries(
-    session: Session, paths: Sequence[str], *, children: bool
-) -> list[decode.ResourceEntry]:
+async def _resource_entries(session: Session, path: str, type_: Any, *, children: bool) -> Any:
     query = {
-        "paths": list(paths),
+        "paths": [path],
         "properties": _RESOURCE_PROPERTIES,
         "get_user_properties": True,
         "get_children": children,
     }
-    found: list[decode.ResourceEntry] = await session.permitted(
-        "ZFS_RESOURCE_READ", "zfs.resource.query", query, type_=list[decode.ResourceEntry]
-    )
-    return found
+    return await session.permitted("ZFS_RESOURCE_READ", "zfs.resource.query", query, type_=type_)
 
 
-async def _pool_datasets(session: Session, filters: Sequence[Any]) -> AsyncIterator[Page]:
+async def _pool_datasets(
+    session: Session, filters: Sequence[Any], decoding: _Decoding
+) -> AsyncIterator[Page]:
     """Flat, and without the subtree that every ancestor otherwise repeats.
 
     Up to 25.04 `retrieve_children: false` searches the pools' roots only, so there the subtrees are left out
     by `select`; on 25.10 and newer it is what makes the walk flat.
     """
-    extra: dict[str, Any] = {"properties": _DATASET_PROPERTIES}
+    extra: dict[str, Any] = {"properties": _RESOURCE_PROPERTIES}
     options: dict[str, Any] = {"extra": extra, "order_by": ["id"], "limit": _PAGE}
     if session.generation.datasets is Engine.POOL_DATASET:
         options["select"] = _DATASET_FIELDS
     else:
         extra["retrieve_children"] = False
     tells = session.generation.tells_origin
-    async for entries in _pages(
-        session, "DATASET_READ", "pool.dataset.query", filters, options, decode.DatasetEntry
+    asked = ("DATASET_READ", "pool.dataset.query")
+    async for page in _paged(
+        session,
+        asked,
+        filters,
+        options,
+        lambda raws: decoding.page(
+            raws,
+            decode.DatasetEntry,
+            lambda e: str(e.id),
+            lambda e: decode.dataset(e, tells_origin=tells),
+        ),
     ):
-        yield [(e.id, decode.dataset(e, tells_origin=tells)) for e in entries]
+        yield page
 
 
-async def _pages(
-    session: Session, role: str, method: str, filters: Sequence[Any], options: Mapping[str, Any], entry: type
-) -> AsyncIterator[list[Any]]:
+async def _paged(
+    session: Session,
+    asked: tuple[str, str],
+    filters: Sequence[Any],
+    options: Mapping[str, Any],
+    decoded: Callable[[Sequence[msgspec.Raw]], Any],
+) -> AsyncIterator[Page]:
     last = ""
     while True:
         after = [*filters, ["id", ">", last]] if last or not filters else filters
-        entries = await session.permitted(role, method, after, options, type_=list[entry])  # type: ignore[valid-type]
-        yield entries
-        if len(entries) < _PAGE:
+        raws = await session.permitted(*asked, after, options, type_=list[msgspec.Raw])
+        page: Page = await decoded(raws)
+        yield page
+        if len(page) < _PAGE:
             return
-        last = entries[-1].id
+        last = page[-1][0]
 
 
-async def snapshots(session: Session) -> AsyncIterator[Page]:
-    """All snapshots, with few properties: their full list is what brings a NAS to its knees."""
+# Snapshots
+
+
+async def _snapshots(session: Session, filters: Sequence[Any], decoding: _Decoding) -> AsyncIterator[Page]:
+    """Snapshots with few properties: their full list is what brings a NAS to its knees."""
     options = {
         "extra": {"properties": list(session.generation.snapshot_properties)},
         "order_by": ["id"],
         "limit": _PAGE,
     }
-    async for entries in _pages(
-        session, "SNAPSHOT_READ", session.generation.snapshots, (), options, decode.SnapshotEntry
+    asked = ("SNAPSHOT_READ", session.generation.snapshots)
+    async for page in _paged(
+        session,
+        asked,
+        filters,
+        options,
+        lambda raws: decoding.page(raws, decode.SnapshotEntry, lambda e: str(e.id), decode.snapshot),
     ):
-        yield [(e.id, decode.snapshot(e)) for e in entries]
+        yield page
 
 
-async def system(session: Session, name: str) -> AsyncIterator[Page]:
-    """The NAS itself; what our role may not read stays empty."""
+async def snapshots_of(
+    session: Session, datasets: Sequence[str], held: Mapping[str, Value] | None = None
+) -> AsyncIterator[Page]:
+    """All snapshots of these datasets, without those of their children; a dataset that is gone has none.
+
+    26 opens the datasets directly. Older versions do so only for the names; for anything more they walk over
+    all snapshots of all pools. So there only the snapshots that are new are read, one by one, as long as they
+    are few; with very many datasets one list of all snapshots costs less.
+
+    Args:
+        datasets: best only those whose `snapshots_changed` has changed.
+        held: what is known of snapshots by `dataset@name`; on older versions that is taken for what it was.
+    """
+    portions = list(_portions(datasets))
+    direct = session.generation.since >= (26, 0)
+    decoding = _Decoding("", None)
+    if not direct and held is not None:
+        for some in portions:
+            async for page in _new_snapshots(session, some, held, decoding):
+                yield page
+    elif direct or len(portions) <= _WALKS:
+        for some in portions:
+            async for page in _snapshots(session, [["dataset", "in", some]], decoding):
+                yield page
+    else:
+        wanted = frozenset(datasets)
+        async for page in _snapshots(session, (), decoding):
+            yield [each for each in page if each[0].partition("@")[0] in wanted]
+
+
+async def _new_snapshots(
+    session: Session, datasets: Sequence[str], held: Mapping[str, Value], decoding: _Decoding
+) -> AsyncIterator[Page]:
+    """By names first; the server takes the short way for exactly this `select` and these filters."""
+    filters = [["dataset", "in", datasets]]
+    asked = ("SNAPSHOT_READ", session.generation.snapshots)
+    entries: list[decode.NameEntry] = await session.permitted(
+        *asked, filters, {"select": ["name"]}, type_=list[decode.NameEntry]
+    )
+    names = [each.name for each in entries]
+    new = [name for name in names if name not in held]
+    if len(new) > _SINGLY:
+        async for page in _snapshots(session, filters, decoding):
+            yield page
+        return
+    yield [(name, held[name]) for name in names if name in held]
+    options = {"extra": {"properties": list(session.generation.snapshot_properties)}}
+    for name in new:
+        raws = await session.permitted(*asked, [["id", "=", name]], options, type_=list[msgspec.Raw])
+        yield await decoding.page(raws, decode.SnapshotEntry, lambda e: str(e.id), decode.snapshot)
+
+
+def _portions(names: Sequence[str]) -> Iterator[list[str]]:
+    """The names in portions that stay far below the longest message that the server reads."""
+    some: list[str] = []
+    size = 0
+    for name in names:
+        length = len(msgspec.json.encode(name)) + 1
+        if some and (len(some) >= _NAMES or size + length > _NAMES_BYTES):
+            yield some
+            some, size = [], 0
+        some.append(name)
+        size += length
+    if some:
+        yield some
+
+
+# The NAS itself
+
+
+async def system(session: Session) -> truenas.System:
+    """The NAS itself; what our role may not read, or this version does not tell, stays empty."""
     version = str(await session.call("system.version"))
-    hostname, basename = "", ""
-    if isinstance(info := await _optional(session, "system.info"), Mapping):
-        hostname = str(info.get("hostname") or "")
-    found = decode.addresses(await _optional(session, "interface.query", [], {}))
-    if isinstance(config := await _optional(session, "iscsi.global.config"), Mapping):
-        basename = str(config.get("basename") or "")
-    yield [(name, truenas.System(version, hostname, found, basename))]
+    told: dict[str, Any] = {}
+    for method, _, _ in system_reads(session.generation):
+        told[method] = await _optional(session, method, *([], {}) if method.endswith(".query") else ())
+    info, config = told["system.info"], told["iscsi.global.config"]
+    return truenas.System(
+        version,
+        str(info.get("hostname") or "") if isinstance(info, Mapping) else "",
+        decode.addresses(told["interface.query"]),
+        str(config.get("basename") or "") if isinstance(config, Mapping) else "",
+        _word(told["system.boot_id"]),
+        _word(told["failover.status"]),
+        decode.update(told.get("update.status")),
+        decode.roles(told.get("auth.me")),
+    )
+
+
+def _word(answer: Any) -> str:
+    return answer if isinstance(answer, str) else ""
 
 
 async def _optional(session: Session, method: str, *params: Any) -> Any:
+    """None if it cannot be told; an HA pair that is failing over, say, errs in `failover.status`."""
     try:
         return await session.call(method, *params)
     except CallFailed as error:
-        if error.fault in (Fault.NOT_PERMITTED, Fault.NO_METHOD):
-            return None
-        raise
+        if error.fault in (Fault.NOT_AUTHENTICATED, Fault.BUSY):
+            raise
+        return None
 
 
-def listing(kind: Kind, session: Session, nas: str) -> AsyncIterator[Page]:
-    """The full list of a kind, page by page."""
-    if kind is Kind.SYSTEM:
-        return system(session, nas)
-    if kind in _PAGED:
-        return _PAGED[kind](session)
-    role, method, entry, value, name = _WHOLE[kind]
-    return _whole(session, role, method, entry, value, name)
+# Performance
 
 
-def _id(entry: Any) -> str:
-    return str(entry.id)
+async def performance(session: Session) -> truenas.Performance:
+    """The latest sample of the graphs that netdata keeps (23.10+); `reporting.realtime` tells more.
 
-
-_PAGED: Mapping[Kind, Callable[[Session], AsyncIterator[Page]]] = {
-    Kind.POOL: pools,
-    Kind.DATASET: datasets,
-    Kind.SNAPSHOT: snapshots,
-}
-
-_WHOLE: Mapping[Kind, tuple[str, str, type, Callable[[Any], Value], Callable[[Any], str]]] = {
-    Kind.NFS_SHARE: ("SHARING_NFS_READ", "sharing.nfs.query", decode.NfsEntry, decode.nfs_share, _id),
-    Kind.SMB_SHARE: ("SHARING_SMB_READ", "sharing.smb.query", decode.SmbEntry, decode.smb_share, _id),
-    Kind.ISCSI_TARGET: (
-        "SHARING_ISCSI_TARGET_READ",
-        "iscsi.target.query",
-        decode.TargetEntry,
-        decode.target,
-        _id,
-    ),
-    Kind.ISCSI_EXTENT: (
-        "SHARING_ISCSI_EXTENT_READ",
-        "iscsi.extent.query",
-        decode.ExtentEntry,
-        decode.extent,
-        _id,
-    ),
-    Kind.ISCSI_TARGET_EXTENT: (
-        "SHARING_ISCSI_TARGETEXTENT_READ",
-        "iscsi.targetextent.query",
-        decode.TargetExtentEntry,
-        decode.target_extent,
-        _id,
-    ),
-    Kind.ISCSI_SESSION: (
-        "SHARING_ISCSI_GLOBAL_READ",
-        "iscsi.global.sessions",
-        decode.SessionEntry,
-        decode.session,
-        lambda e: f"{e.initiator}>{e.target}",
-    ),
-    Kind.SERVICE: ("SERVICE_READ", "service.query", decode.ServiceEntry, decode.service, lambda e: e.service),
-}
-
-
-async def alerts(session: Session) -> AsyncIterator[Page]:
-    """The alerts; this method takes no filters."""
-    entries = await session.permitted("ALERT_LIST_READ", "alert.list", type_=list[decode.AlertEntry])
-    yield [(e.uuid, decode.alert(e)) for e in entries]
+    Raises:
+        AccessDenied, SourceUnavailable: it cannot be told.
+    """
+    names = [["name", "in", ["disk", "arcsize", "memory"]]]
+    role = "REPORTING_READ"
+    graphs: list[decode.GraphEntry] = await session.permitted(
+        role, "reporting.netdata_graphs", names, {}, type_=list[decode.GraphEntry]
+    )
+    wanted = [
+        {"name": graph.name, "identifier": each}
+        for graph in graphs
+        for each in (graph.identifiers if graph.identifiers is not None else [None])
+    ]
+    if not wanted:
+        return truenas.Performance()
+    answers: list[decode.GraphData] = await session.permitted(
+        role, "reporting.netdata_get_data", wanted, {"unit": "HOUR"}, type_=list[decode.GraphData]
+    )
+    return decode.netdata(graphs, answers)
 
 
 # One object
@@ -231,8 +461,11 @@ async def read(kind: Kind, name: str, session: Session, nas: str) -> Value | Non
     """One object as it is now; None if the NAS says that it does not exist.
 
     Raises:
-        AccessDenied, SourceUnavailable: it cannot be told.
+        NotTold: this version cannot be asked for such objects.
+        AccessDenied, SourceUnavailable, CallFailed: it cannot be told now.
     """
+    if absent(kind, session.generation):
+        return None
     match kind:
         case Kind.DATASET:
             return await _read_dataset(session, name)
@@ -240,37 +473,38 @@ async def read(kind: Kind, name: str, session: Session, nas: str) -> Value | Non
             return await _read_snapshot(session, name)
         case Kind.DATASET_USE:
             return await use(session, name)
+        case Kind.PERFORMANCE:
+            return await performance(session)
         case Kind.POOL:
-            return await _found(
-                session, "POOL_READ", "pool.query", [["name", "=", name]], decode.PoolEntry, decode.pool
-            )
-        case Kind.ALERT | Kind.SERVICE | Kind.SYSTEM | Kind.ISCSI_SESSION:
-            async for page in alerts(session) if kind is Kind.ALERT else listing(kind, session, nas):
+            return await _found(QUERIES[kind], [["name", "=", name]], session)
+        case _ if kind in QUERIES and QUERIES[kind].by_id and kind is not Kind.NVME_SUBSYSTEM:
+            return await _found(QUERIES[kind], [["id", "=", int(name)]], session)
+        case _:
+            async for page in listing(kind, session, nas):
                 for each, value in page:
                     if each == name:
                         return value
             return None
-        case _:
-            role, method, entry, decoded, _ = _WHOLE[kind]
-            return await _found(session, role, method, [["id", "=", int(name)]], entry, decoded)
 
 
-async def _found(
-    session: Session,
-    role: str,
-    method: str,
-    filters: Sequence[Any],
-    entry: type,
-    value: Callable[[Any], Value],
-) -> Value | None:
-    entries = await session.permitted(role, method, filters, {}, type_=list[entry])  # type: ignore[valid-type]
-    return value(entries[0]) if entries else None
+async def _found(query: Query, filters: Sequence[Any], session: Session) -> Value | None:
+    way = query.way(session.generation)
+    if isinstance(way, Missing):
+        raise NotTold(query.kind, way.reason)
+    entries = await session.permitted(
+        " or ".join(way.roles),
+        way.method,
+        filters,
+        *way.params[1:],
+        type_=list[query.entry],  # type: ignore[name-defined]
+    )
+    return query.value(entries[0]) if entries else None
 
 
 async def _read_dataset(session: Session, path: str) -> Value | None:
     if session.generation.datasets is Engine.ZFS_RESOURCE:
         try:
-            entries = await _resource_entries(session, [path], children=False)
+            entries = await _resource_entries(session, path, list[decode.ResourceEntry], children=False)
         except AccessDenied:
             pass
         except SourceUnavailable as error:
@@ -280,7 +514,7 @@ async def _read_dataset(session: Session, path: str) -> Value | None:
             return None
         else:
             return decode.resource(entries[0]) if entries else None
-    async for page in _pool_datasets(session, [["id", "=", path]]):
+    async for page in _pool_datasets(session, [["id", "=", path]], _Decoding("", None)):
         for _, value in page:
             return value
     return None
@@ -315,146 +549,3 @@ async def _read_snapshot(session: Session, path: str) -> Value | None:
     )
     tells = session.generation.tells_origin
     return decode.snapshot(entries[0], detailed=True, tells_origin=tells) if entries else None
-
-
-# Who uses a dataset
-
-
-async def use(session: Session, path: str) -> truenas.DatasetUse:
-    """Everything that uses a dataset right now; what cannot be read is named, with the role to grant."""
-    unknown: list[str] = []
-
-    async def ask(what: str, reading: Callable[[], Awaitable[list[str]]]) -> tuple[str, ...]:
-        try:
-            return tuple(await reading())
-        except AccessDenied as error:
-            unknown.append(f"{what}: {error.grant}")
-        except CallFailed as error:
-            unknown.append(f"{what}: {error.reason}")
-        except SourceUnavailable as error:
-            # An answer that is an error leaves one thing unknown; no answer at all ends the reading.
-            if not isinstance(error.__cause__, CallFailed):
-                raise
-            unknown.append(f"{what}: {error.reason}")
-        return ()
-
-    return truenas.DatasetUse(
-        attachments=await ask("attachments", lambda: _attachments(session, path)),
-        processes=await ask("processes", lambda: _processes(session, path)),
-        clients=await ask("NFS and SMB clients", lambda: _clients(session, path)),
-        sessions=await ask("iSCSI sessions", lambda: _sessions(session, path)),
-        jobs=await ask("jobs", lambda: _jobs(session, path)),
-        unknown=tuple(unknown),
-    )
-
-
-async def _attachments(session: Session, path: str) -> list[str]:
-    found = await session.permitted("DATASET_READ", "pool.dataset.attachments", path)
-    return [f"{each.get('type')}: {name}" for each in found for name in each.get("attachments") or ()]
-
-
-async def _processes(session: Session, path: str) -> list[str]:
-    found = await session.permitted("DATASET_READ", "pool.dataset.processes", path)
-    return [str(each.get("service") or each.get("name")) for each in found]
-
-
-async def _clients(session: Session, path: str) -> list[str]:
-    """Who may be a client of a path. Only NFS version 3 tells the export of a client.
-
-    A version 4 client counts unless all its open files lie elsewhere; without any share on the path
-    nobody can be a client of it.
-    """
-    nfs = await session.permitted(
-        "SHARING_NFS_READ", "sharing.nfs.query", [], {}, type_=list[decode.NfsEntry]
-    )
-    smb = await session.permitted(
-        "SHARING_SMB_READ", "sharing.smb.query", [], {}, type_=list[decode.SmbEntry]
-    )
-    clients: list[str] = []
-    if any(_covers(share.path, path) for share in nfs if share.enabled):
-        clients += await _nfs_clients(session, path)
-    names = {share.name.lower() for share in smb if share.enabled and _covers(share.path, path)}
-    if names:
-        clients += await _smb_clients(session, names)
-    return clients
-
-
-def _covers(share: str, path: str) -> bool:
-    """Whether a share exports a dataset's mountpoint, one above it, or a directory inside it."""
-    shared = dataset_of_mount(share)
-    return shared == path or path.startswith(shared + "/") or shared.startswith(path + "/")
-
-
-async def _nfs_clients(session: Session, path: str) -> list[str]:
-    if await session.permitted("SHARING_NFS_READ", "nfs.client_count") == 0:
-        return []
-    three = await session.permitted("SHARING_NFS_WRITE", "nfs.get_nfs3_clients", [], {})
-    four = await session.permitted("SHARING_NFS_WRITE", "nfs.get_nfs4_clients", [], {})
-    found = [str(each.get("ip")) for each in three if _covers(str(each.get("export")), path)]
-    return found + [str(each.get("id")) for each in four if _may_use(each, path)]
-
-
-def _may_use(client: Mapping[str, Any], path: str) -> bool:
-    """Whether an NFSv4 client may be using a path: it may, unless all its open files are elsewhere."""
-    named = [
-        str(state.get("filename") or "") for state in client.get("states") or () if isinstance(state, Mapping)
-    ]
-    if not named or not all(named):
-        return True
-    return any(not name.startswith("/mnt/") or _covers(name, path) for name in named)
-
-
-async def _smb_clients(session: Session, names: set[str]) -> list[str]:
-    """Who is connected to these SMB shares; 25.10 does not tell (`smb.status` is private there)."""
-    try:
-        shares = await session.call("smb.status", "SHARES", [], {})
-    except CallFailed as error:
-        if error.fault is Fault.NO_METHOD:
-            raise CallFailed(error.fault, "this TrueNAS version does not tell its SMB clients") from error
-        if error.fault is Fault.NOT_PERMITTED:
-            # 26 lets readers ask; before, it took the right to change shares.
-            role = "SHARING_SMB_READ" if session.generation.name == "26" else "SHARING_SMB_WRITE"
-            raise CallFailed(error.fault, f"the role {role} is needed to read SMB clients") from error
-        raise
-    return [
-        str(each.get("machine") or each.get("session_id") or "somebody")
-        for each in shares
-        if str(each.get("service", "")).lower() in names
-    ]
-
-
-async def _sessions(session: Session, path: str) -> list[str]:
-    extents = await session.permitted(
-        "SHARING_ISCSI_EXTENT_READ", "iscsi.extent.query", [], {}, type_=list[decode.ExtentEntry]
-    )
-    ours = {e.id for e in extents if e.type == "DISK" and dataset_of_device(e.disk or e.path or "") == path}
-    if not ours:
-        return []
-    links = await session.permitted(
-        "SHARING_ISCSI_TARGETEXTENT_READ",
-        "iscsi.targetextent.query",
-        [],
-        {},
-        type_=list[decode.TargetExtentEntry],
-    )
-    targets = await session.permitted(
-        "SHARING_ISCSI_TARGET_READ", "iscsi.target.query", [], {}, type_=list[decode.TargetEntry]
-    )
-    linked = {link.target for link in links if link.extent in ours}
-    names = {t.name.lower() for t in targets if t.id in linked}
-    sessions = await session.permitted(
-        "SHARING_ISCSI_GLOBAL_READ", "iscsi.global.sessions", [], {}, type_=list[decode.SessionEntry]
-    )
-    return [s.initiator for s in sessions if s.target.partition(":")[2].lower() in names]
-
-
-class _Job(msgspec.Struct):
-    method: str = ""
-    arguments: msgspec.Raw = msgspec.Raw(b"null")
-
-
-async def _jobs(session: Session, path: str) -> list[str]:
-    """Running jobs that name the path; a role below FULL_ADMIN sees only its own (25.04+)."""
-    running = [["state", "in", ["RUNNING", "WAITING"]]]
-    jobs = await session.call("core.get_jobs", running, {}, type_=list[_Job])
-    return [job.method for job in jobs if path.encode() in bytes(job.arguments)]

@@ -1,0 +1,179 @@
+"""Who uses a dataset right now; read before something is said of it, never kept for long.
+
+Whatever cannot be read is named, with what to grant, and leaves the use unknown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from truetally.csi.democratic_csi import dataset_of_device, dataset_of_mount
+from truetally.errors import AccessDenied, SourceUnavailable
+from truetally.model import truenas
+from truetally.sources.truenas import decode
+from truetally.sources.truenas.calls import CallFailed, Fault
+from truetally.sources.truenas.session import Session
+
+
+async def use(session: Session, path: str) -> truenas.DatasetUse:
+    """Everything that uses a dataset right now; what cannot be read is named, with the role to grant."""
+    unknown: list[str] = []
+
+    async def ask(what: str, reading: Callable[[], Awaitable[list[str]]]) -> tuple[str, ...]:
+        try:
+            return tuple(await reading())
+        except AccessDenied as error:
+            unknown.append(f"{what}: {error.grant}")
+        except CallFailed as error:
+            unknown.append(f"{what}: {error.reason}")
+        except SourceUnavailable as error:
+            # An answer that is an error leaves one thing unknown; no answer at all ends the reading.
+            if not isinstance(error.__cause__, CallFailed):
+                raise
+            unknown.append(f"{what}: {error.reason}")
+        return ()
+
+    return truenas.DatasetUse(
+        attachments=await ask("attachments", lambda: _attachments(session, path)),
+        processes=await ask("processes", lambda: _processes(session, path)),
+        clients=await ask("NFS and SMB clients", lambda: _clients(session, path)),
+        sessions=(
+            *await ask("iSCSI sessions", lambda: _sessions(session, path)),
+            *await ask("NVMe-oF sessions", lambda: _nvme_sessions(session, path)),
+        ),
+        jobs=await ask("jobs", lambda: _jobs(session, path)),
+        unknown=tuple(unknown),
+    )
+
+
+async def _attachments(session: Session, path: str) -> list[str]:
+    found = await session.permitted("DATASET_READ", "pool.dataset.attachments", path)
+    return [f"{each.get('type')}: {name}" for each in found for name in each.get("attachments") or ()]
+
+
+async def _processes(session: Session, path: str) -> list[str]:
+    found = await session.permitted("DATASET_READ", "pool.dataset.processes", path)
+    return [str(each.get("service") or each.get("name")) for each in found]
+
+
+async def _clients(session: Session, path: str) -> list[str]:
+    """Who may be a client of a path. Only NFS version 3 tells the export of a client.
+
+    A version 4 client counts unless all its open files lie elsewhere; without any share on the path
+    nobody can be a client of it.
+    """
+    nfs = await session.permitted(
+        "SHARING_NFS_READ", "sharing.nfs.query", [], {}, type_=list[decode.NfsEntry]
+    )
+    smb = await session.permitted(
+        "SHARING_SMB_READ", "sharing.smb.query", [], {}, type_=list[decode.SmbEntry]
+    )
+    clients: list[str] = []
+    if any(_covers(share.path, path) for share in nfs if share.enabled):
+        clients += await _nfs_clients(session, path)
+    names = {share.name.lower() for share in smb if share.enabled and _covers(share.path, path)}
+    if names:
+        clients += await _smb_clients(session, names)
+    return clients
+
+
+def _covers(share: str, path: str) -> bool:
+    """Whether a share exports a dataset's mountpoint, one above it, or a directory inside it."""
+    shared = dataset_of_mount(share)
+    return shared == path or path.startswith(shared + "/") or shared.startswith(path + "/")
+
+
+async def _nfs_clients(session: Session, path: str) -> list[str]:
+    if await session.permitted("SHARING_NFS_READ", "nfs.client_count") == 0:
+        return []
+    three = await session.permitted("SHARING_NFS_WRITE", "nfs.get_nfs3_clients", [], {})
+    four = await session.permitted("SHARING_NFS_WRITE", "nfs.get_nfs4_clients", [], {})
+    found = [str(each.get("ip")) for each in three if _covers(str(each.get("export")), path)]
+    return found + [str(each.get("id")) for each in four if _may_use(each, path)]
+
+
+def _may_use(client: Mapping[str, Any], path: str) -> bool:
+    """Whether an NFSv4 client may be using a path: it may, unless all its open files are elsewhere."""
+    named = [
+        str(state.get("filename") or "") for state in client.get("states") or () if isinstance(state, Mapping)
+    ]
+    if not named or not all(named):
+        return True
+    return any(not name.startswith("/mnt/") or _covers(name, path) for name in named)
+
+
+async def _smb_clients(session: Session, names: set[str]) -> list[str]:
+    """Who is connected to these SMB shares; 25.10 does not tell (`smb.status` is private there)."""
+    try:
+        shares = await session.call("smb.status", "SHARES", [], {})
+    except CallFailed as error:
+        if error.fault is Fault.NO_METHOD:
+            raise CallFailed(error.fault, "this TrueNAS version does not tell its SMB clients") from error
+        if error.fault is Fault.NOT_PERMITTED:
+            # 26 lets readers ask; before, it took the right to change shares.
+            role = "SHARING_SMB_READ" if session.generation.since >= (26, 0) else "SHARING_SMB_WRITE"
+            raise CallFailed(error.fault, f"the role {role} is needed to read SMB clients") from error
+        raise
+    return [
+        str(each.get("machine") or each.get("session_id") or "somebody")
+        for each in shares
+        if str(each.get("service", "")).lower() in names
+    ]
+
+
+async def _sessions(session: Session, path: str) -> list[str]:
+    extents = await session.permitted(
+        "SHARING_ISCSI_EXTENT_READ", "iscsi.extent.query", [], {}, type_=list[decode.ExtentEntry]
+    )
+    ours = {e.id for e in extents if e.type == "DISK" and dataset_of_device(e.disk or e.path or "") == path}
+    if not ours:
+        return []
+    links = await session.permitted(
+        "SHARING_ISCSI_TARGETEXTENT_READ",
+        "iscsi.targetextent.query",
+        [],
+        {},
+        type_=list[decode.TargetExtentEntry],
+    )
+    targets = await session.permitted(
+        "SHARING_ISCSI_TARGET_READ", "iscsi.target.query", [], {}, type_=list[decode.TargetEntry]
+    )
+    linked = {link.target for link in links if link.extent in ours}
+    names = {t.name.lower() for t in targets if t.id in linked}
+    sessions = await session.permitted(
+        "SHARING_ISCSI_GLOBAL_READ", "iscsi.global.sessions", [], {}, type_=list[decode.SessionEntry]
+    )
+    return [s.initiator for s in sessions if s.target.partition(":")[2].lower() in names]
+
+
+async def _nvme_sessions(session: Session, path: str) -> list[str]:
+    """Hosts that are connected to a subsystem with a namespace on the zvol (25.10+)."""
+    if session.generation.since < (25, 10):
+        return []
+    role = "SHARING_NVME_TARGET_READ"
+    entries = await session.permitted(
+        role, "nvmet.namespace.query", [], {}, type_=list[decode.NamespaceEntry]
+    )
+    namespaces = [decode.namespace(each) for each in entries]
+    ours = {each.subsystem for each in namespaces if each.type == "ZVOL" and each.device == path}
+    if not ours:
+        return []
+    sessions = await session.permitted(
+        role, "nvmet.global.sessions", [], {}, type_=list[decode.NvmeSessionEntry]
+    )
+    return [each.hostnqn for each in sessions if each.subsys_id in ours]
+
+
+class _Job(msgspec.Struct):
+    method: str = ""
+    arguments: msgspec.Raw = msgspec.Raw(b"null")
+
+
+async def _jobs(session: Session, path: str) -> list[str]:
+    """Running jobs that name the path; a role below FULL_ADMIN sees only its own (25.04+)."""
+    running = [["state", "in", ["RUNNING", "WAITING"]]]
+    jobs = await session.call("core.get_jobs", running, {}, type_=list[_Job])
+    return [job.method for job in jobs if path.encode() in bytes(job.arguments)]
