@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from truetally.model.refs import Kind
+from truetally.model.refs import TRUENAS_KINDS, Kind
 from truetally.sources.truenas.calls import Change
 
 Version = tuple[int, int]
@@ -89,7 +89,7 @@ def followed(version: Version) -> tuple[Collection, ...]:
 def hinted(change: Change) -> tuple[Kind, str] | None:
     """The kind, and the object's name or an empty one for the whole kind; None for what we do not follow."""
     kind = COLLECTIONS.get(change.collection)
-    if kind is None:
+    if kind is None or kind not in TRUENAS_KINDS:
         return None
     name = "" if change.id is None else str(change.id)
     if kind is Kind.DATASET and _is_temporary(name):
