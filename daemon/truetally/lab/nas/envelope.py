@@ -6,53 +6,53 @@ Params are positional only, batches are refused, and ids may be null, a string o
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import Any
 
 from truetally.lab.nas.failures import NasRefusal
 from truetally.lab.nas.machine import Row
-
-TOO_MANY = "Maximum number of concurrent calls (20) has exceeded"
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A well-formed request; a notification gets no reply."""
-
-    method: str
-    params: list[Any]
-    id: str | int | None
-    notification: bool
+from truetally.lab.nas.wire import Request
 
 
-class BadEnvelope(Exception):
-    """Not a request; what to answer stands in `reply`."""
+class JsonRpc:
+    """The protocol of `/api/current` and of the endpoints with a version."""
 
-    def __init__(self, code: int, message: str, ident: Any = None) -> None:
-        super().__init__(message)
-        self.reply = error(ident, code, message)
+    def read(self, text: str) -> Request | Row:
+        """A request, or the reply to a bad envelope."""
+        try:
+            message = json.loads(text)
+        except ValueError as mistake:
+            return _error(None, -32700, str(mistake))
+        if isinstance(message, list):
+            return _error(None, -32700, "Batch messages are not supported at this time")
+        if not isinstance(message, dict):
+            return _error(None, -32600, "Invalid Message Format")
+        return _request(message)
+
+    def result(self, request: Request, value: Any) -> Row:
+        """The reply of a call that succeeded."""
+        return {"jsonrpc": "2.0", "result": value, "id": request.id}
+
+    def refusal(self, request: Request, refused: NasRefusal) -> Row:
+        """The reply of a call that was refused."""
+        return _error(request.id, refused.code, refused.message, _data(refused))
+
+    def event(self, told: Row) -> Row:
+        """What a subscriber is sent."""
+        return {"jsonrpc": "2.0", "method": "collection_update", "params": told}
+
+    def unsubscribed(self, collection: str, refused: NasRefusal | None) -> Row:
+        """What a subscriber is sent whose subscription the NAS has ended."""
+        params = {"collection": collection, "error": None if refused is None else _data(refused)}
+        return {"jsonrpc": "2.0", "method": "notify_unsubscribed", "params": params}
 
 
-def parse(text: str) -> Request:
-    """The request, or BadEnvelope."""
-    try:
-        message = json.loads(text)
-    except ValueError as mistake:
-        raise BadEnvelope(-32700, str(mistake)) from mistake
-    if isinstance(message, list):
-        raise BadEnvelope(-32700, "Batch messages are not supported at this time")
-    if not isinstance(message, dict):
-        raise BadEnvelope(-32600, "Invalid Message Format")
-    return _request(message)
-
-
-def _request(message: Row) -> Request:
+def _request(message: Row) -> Request | Row:
     ident = message.get("id")
     if not isinstance(ident, int | str | None):
-        raise BadEnvelope(-32600, "'id' member must be of type string or number")
+        return _error(None, -32600, "'id' member must be of type string or number")
     wrong = _mistake(message)
     if wrong is not None:
-        raise BadEnvelope(-32600, wrong, ident)
+        return _error(ident, -32600, wrong)
     return Request(message["method"], message.get("params", []), ident, "id" not in message)
 
 
@@ -70,24 +70,16 @@ def _mistake(message: Row) -> str | None:
     return None
 
 
-def result(ident: Any, value: Any) -> Row:
-    """The reply of a call that succeeded."""
-    return {"jsonrpc": "2.0", "result": value, "id": ident}
-
-
-def error(ident: Any, code: int, message: str, data: Row | None = None) -> Row:
-    """The reply of a call that failed."""
+def _error(ident: Any, code: int, message: str, data: Row | None = None) -> Row:
     told: Row = {"code": code, "message": message}
     if data:
         told["data"] = data
     return {"jsonrpc": "2.0", "error": told, "id": ident}
 
 
-def refusal(ident: Any, refused: NasRefusal) -> Row:
-    """The reply of a call that was refused."""
-    return error(ident, refused.code, refused.message, refused.data())
+# The errors of the envelope itself carry nothing but their code.
+_BARE = (-32601, -32000)
 
 
-def notification(params: Row) -> Row:
-    """What a subscriber is sent."""
-    return {"jsonrpc": "2.0", "method": "collection_update", "params": params}
+def _data(refused: NasRefusal) -> Row | None:
+    return None if refused.code in _BARE else refused.data()

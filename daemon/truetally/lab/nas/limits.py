@@ -1,4 +1,7 @@
-"""The limits that the real middleware enforces (25.04+, `utils/limits.py`, `utils/rate_limit/cache.py`)."""
+"""The limits that the real middleware enforces (`utils/limits.py`, `utils/rate_limit/cache.py`).
+
+The anonymous message and the calls in flight are limited everywhere; the rest came later.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ from datetime import datetime, timedelta
 
 ANONYMOUS_BYTES = 8192
 MESSAGE_BYTES = 65536
+MESSAGE_LIMIT_SINCE = (24, 10)
+RATE_LIMIT_SINCE = (25, 4)
 RUNNING_CALLS = 10
 CALLS_IN_FLIGHT = 20
 _CALLS = 20

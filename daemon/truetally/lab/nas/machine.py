@@ -10,9 +10,10 @@ from __future__ import annotations
 import secrets
 import string
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
+from uuid import uuid4
 
 from truetally.clock import Clock, SystemClock
 from truetally.lab.nas.tree import date
@@ -21,8 +22,28 @@ from truetally.lab.nas.zfs import Dataset, Snapshot, Zfs
 Row = dict[str, Any]
 Version = tuple[int, int]
 _ALPHABET = string.ascii_letters + string.digits
+# What a new key is hashed with: the least that the real server and client accept, as this is a lab (the real
+# default is 500,000).
+ITERATIONS = 50_000
 BASENAME = "iqn.2005-10.org.freenas.ctl"
-VERSIONS: Mapping[str, Version] = {"25.04": (25, 4), "25.10": (25, 10), "26.0": (26, 0)}
+VERSIONS: Mapping[str, Version] = {
+    "22.12": (22, 12),
+    "23.10": (23, 10),
+    "24.04": (24, 4),
+    "24.10": (24, 10),
+    "25.04": (25, 4),
+    "25.10": (25, 10),
+    "26.0": (26, 0),
+}
+_FULL_VERSIONS = {
+    "22.12": "22.12.4.2",
+    "23.10": "23.10.2",
+    "24.04": "24.04.2.5",
+    "24.10": "24.10.2.4",
+    "25.04": "25.04.2.6",
+    "25.10": "25.10.5",
+    "26.0": "26.0.0",
+}
 TABLES = (
     "sharing.nfs",
     "sharing.smb",
@@ -31,12 +52,49 @@ TABLES = (
     "iscsi.target",
     "iscsi.extent",
     "iscsi.targetextent",
+    "nvmet.global",
+    "nvmet.subsys",
+    "nvmet.namespace",
+    "nvmet.port",
+    "nvmet.host",
+    "nvmet.port_subsys",
+    "nvmet.host_subsys",
+    "nvmet.session",
+    "pool.snapshottask",
+    "replication",
+    "filesystem",
 )
+
+
+class Grant(NamedTuple):
+    """One entry of an allowlist: a kind of request (or `*`), and a glob of what it may name."""
+
+    method: str
+    resource: str
+
+
+@dataclass(slots=True)
+class User:
+    """Who logs in with a password.
+
+    Attributes:
+        otp: the one-time password that is asked for after the other one, if any.
+    """
+
+    name: str
+    password: str
+    roles: frozenset[str]
+    otp: str | None = None
 
 
 @dataclass(slots=True)
 class ApiKey:
-    """A key of a user; from 25.04 on what it may do is what the user's roles say."""
+    """A key. From 25.04 on it is a user's, and may do what the user's roles say.
+
+    Attributes:
+        allowlist: what a key of 22.12 to 24.10 may do; None is what its roles would let it.
+        salt: of the SCRAM verifier, with the number of `iterations` (26+).
+    """
 
     id: int
     username: str
@@ -46,6 +104,9 @@ class ApiKey:
     expires_at: datetime | None = None
     revoked: bool = False
     revoked_reason: str | None = None
+    allowlist: tuple[Grant, ...] | None = None
+    salt: bytes = field(default_factory=lambda: secrets.token_bytes(16))
+    iterations: int = ITERATIONS
 
     @property
     def text(self) -> str:
@@ -77,6 +138,19 @@ class Event:
         if self.extra is not None:
             told["extra"] = self.extra
         return told
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """What `auth.generate_token` gave: a login of the same user for a while."""
+
+    username: str
+    roles: frozenset[str]
+    expires_at: datetime
+
+
+def _secret() -> str:
+    return "".join(secrets.choice(_ALPHABET) for _ in range(64))
 
 
 _INDEXED = ("name", "target", "extent")
@@ -144,6 +218,10 @@ class Machine:
         self.zfs = Zfs(self.now)
         self.tables = {name: Table() for name in TABLES}
         self.keys: dict[int, ApiKey] = {}
+        self.users: dict[str, User] = {}
+        self.tokens: dict[str, Token] = {}
+        self.boot_id = str(uuid4())
+        self.standby_of: list[str] = []
         self.addresses = ["127.0.0.1"]
         self.basename = BASENAME
         self.sessions: list[Row] = []
@@ -162,7 +240,18 @@ class Machine:
     @property
     def full_version(self) -> str:
         """`system.version_short`."""
-        return {"25.04": "25.04.2.6", "25.10": "25.10.5", "26.0": "26.0.0"}[self.version]
+        return _FULL_VERSIONS[self.version]
+
+    @property
+    def branded_version(self) -> str:
+        """`system.version`; up to 24.10 the brand had another word."""
+        brand = "TrueNAS" if self.number >= (25, 4) else "TrueNAS-SCALE"
+        return f"{brand}-{self.full_version}"
+
+    @property
+    def crud_fields(self) -> bool:
+        """Whether generic CRUD events carry the object."""
+        return self.number < (23, 10) or self.number >= (25, 10)
 
     @property
     def old_engine(self) -> bool:
@@ -175,8 +264,13 @@ class Machine:
             listener(event)
 
     def tell(self, msg: str, collection: str, row_id: Any, fields: Row | None = None) -> None:
-        """Emit a generic CRUD event; up to 25.04 it carries nothing but the id."""
-        known = fields if self.number >= (25, 10) and msg != "removed" else None
+        """Emit a generic CRUD event; from 23.10 to 25.04 it carries nothing but the id.
+
+        22.12 tells a removal twice, first as a change that has cleared the object.
+        """
+        known = fields if self.crud_fields and msg != "removed" else None
+        if msg == "removed" and self.number < (23, 10):
+            self.emit(Event("changed", collection, row_id, extra={"cleared": True}))
         self.emit(Event(msg, collection, row_id, known))
 
     def removed(self, paths: Iterable[str]) -> None:
@@ -190,12 +284,36 @@ class Machine:
         roles: Iterable[str] = ("READONLY_ADMIN",),
         *,
         expires_at: datetime | None = None,
+        allowlist: Iterable[tuple[str, str]] | None = None,
+        text: str | None = None,
     ) -> ApiKey:
-        """A new API key."""
-        number = max(self.keys, default=0) + 1
-        secret = "".join(secrets.choice(_ALPHABET) for _ in range(64))
-        self.keys[number] = ApiKey(number, username, secret, frozenset(roles), self.now(), expires_at)
+        """A new API key.
+
+        Args:
+            allowlist: (method, resource glob) pairs, for 22.12 to 24.10.
+            text: the whole key, `id-secret`, instead of one by chance.
+
+        Raises:
+            ValueError: the text is not such a key.
+        """
+        number, secret = max(self.keys, default=0) + 1, _secret()
+        if text is not None:
+            given, _, secret = text.partition("-")
+            if not given.isdecimal() or not secret:
+                raise ValueError("an API key is a number, a dash and the secret, like 1-abc")
+            number = int(given)
+        granted = None if allowlist is None else tuple(Grant(*each) for each in allowlist)
+        self.keys[number] = ApiKey(
+            number, username, secret, frozenset(roles), self.now(), expires_at, allowlist=granted
+        )
         return self.keys[number]
+
+    def add_user(
+        self, name: str, password: str, roles: Iterable[str] = ("FULL_ADMIN",), *, otp: str | None = None
+    ) -> User:
+        """A user who logs in with a password, or another password for one who is there."""
+        self.users[name] = User(name, password, frozenset(roles), otp)
+        return self.users[name]
 
     def revoke(self, key: ApiKey, reason: str = "Revoked by an administrator") -> None:
         """Take a key away for good."""

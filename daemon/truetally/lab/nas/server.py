@@ -1,4 +1,4 @@
-"""The NAS on a socket: TrueNAS's JSON-RPC over WebSocket, as 25.04 and newer speak it.
+"""The NAS on a socket: JSON-RPC as 25.04 and newer speak it, and the older protocol of `/websocket`.
 
 Every call is a task of its own, so replies come in the order in which calls end, and
 the event of a change comes before the reply to the call that made it.
@@ -19,19 +19,24 @@ import structlog
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from truetally.clock import Clock
-from truetally.lab.nas import envelope
-from truetally.lab.nas.failures import CallError, NasRefusal
+from truetally.lab.nas import rest
+from truetally.lab.nas.ddp import Ddp
+from truetally.lab.nas.envelope import JsonRpc
+from truetally.lab.nas.failures import CallError, NasRefusal, TooManyCalls
 from truetally.lab.nas.faults import Faults, Kind
 from truetally.lab.nas.limits import (
     ANONYMOUS_BYTES,
     CALLS_IN_FLIGHT,
     MESSAGE_BYTES,
+    MESSAGE_LIMIT_SINCE,
+    RATE_LIMIT_SINCE,
     RUNNING_CALLS,
     RateLimit,
 )
 from truetally.lab.nas.machine import ApiKey, Event, Machine, Row, Ssh, Version
 from truetally.lab.nas.methods import Caller, call, find
-from truetally.lab.nas.system import may_see_job
+from truetally.lab.nas.system import may_see_job, subscribe
+from truetally.lab.nas.wire import Act, Hangup, Request, Wire
 from truetally.lab.nas.zfs import Zfs
 
 log = structlog.get_logger(__name__)
@@ -41,6 +46,7 @@ ENDPOINTS = (
     *(f"v25.10.{patch}" for patch in range(6)),
     "v26.0.0",
 )
+JSON_RPC_SINCE: Version = (25, 4)
 _STOP_WITHIN = 2.0
 
 
@@ -104,9 +110,10 @@ class LabNas:
         roles: Iterable[str] = ("READONLY_ADMIN",),
         *,
         expires_at: datetime | None = None,
+        allowlist: Iterable[tuple[str, str]] | None = None,
     ) -> str:
-        """A new API key; its text."""
-        return self.machine.add_key(username, roles, expires_at=expires_at).text
+        """A new API key; its text. An allowlist is for 22.12 to 24.10, where it counts and roles do not."""
+        return self.machine.add_key(username, roles, expires_at=expires_at, allowlist=allowlist).text
 
     def revoke_key(self, text: str) -> None:
         """Take a key away; sessions that are logged in stay so, see `lose_logins`."""
@@ -130,8 +137,11 @@ class LabNas:
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
         """Listen; the URL."""
         app = web.Application()
-        app.router.add_get("/api/versions", self._versions)
-        app.router.add_get("/api/{endpoint}", self._endpoint)
+        app.router.add_get("/websocket", self._websocket)
+        if self.machine.number >= JSON_RPC_SINCE:
+            app.router.add_get("/api/versions", self._versions)
+            app.router.add_get("/api/{endpoint}", self._endpoint)
+        app.router.add_routes(rest.routes(self))
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=_STOP_WITHIN)
         await self._runner.setup()
         site = web.TCPSite(self._runner, host, port, ssl_context=self._tls, reuse_address=True)
@@ -179,11 +189,13 @@ class LabNas:
         self.awake.set()
 
     def _tell(self, event: Event) -> None:
-        payload: bytes | None = None
+        payloads: dict[type[Wire], bytes] = {}
         for connection in self.connections:
             if connection.hears(event):
-                payload = payload or msgspec.json.encode(envelope.notification(event.params()))
-                connection.send(payload)
+                kind = type(connection.wire)
+                if kind not in payloads:
+                    payloads[kind] = msgspec.json.encode(connection.wire.event(event.params()))
+                connection.send(payloads[kind])
 
     def _endpoints(self) -> list[str]:
         return [each for each in ENDPOINTS if _number(each) <= self.machine.number]
@@ -196,16 +208,24 @@ class LabNas:
         endpoint = request.match_info["endpoint"]
         if endpoint != "current" and endpoint not in self._endpoints():
             raise web.HTTPNotFound
+        pinned = None if endpoint == "current" else _number(endpoint)
+        return await self._converse(request, JsonRpc(), pinned)
+
+    async def _websocket(self, request: web.Request) -> web.StreamResponse:
+        return await self._converse(request, Ddp(), None)
+
+    async def _converse(
+        self, request: web.Request, wire: Wire, pinned: Version | None
+    ) -> web.WebSocketResponse:
         await self.awake.wait()
-        socket = web.WebSocketResponse(max_msg_size=0, compress=False)
+        # Frames are compressed for whoever offers it, as aiohttp does unless told otherwise (inferred of
+        # the real one: its front proxy could drop the extension).
+        socket = web.WebSocketResponse(max_msg_size=0)
         await socket.prepare(request)
         remote = self.remote_address or request.remote or "127.0.0.1"
-        caller = Caller(
-            self.machine,
-            secure=request.secure or ipaddress.ip_address(remote).is_loopback,
-            pinned=None if endpoint == "current" else _number(endpoint),
-        )
-        await _Connection(self, request, socket, caller, remote).run()
+        secure = request.secure or ipaddress.ip_address(remote).is_loopback
+        caller = Caller(self.machine, secure=secure, pinned=pinned)
+        await _Connection(self, request, socket, wire, caller, remote).run()
         return socket
 
 
@@ -213,9 +233,16 @@ class _Connection:
     """One WebSocket: its session, its calls in flight and what it has yet to be sent."""
 
     def __init__(
-        self, nas: LabNas, request: web.Request, socket: web.WebSocketResponse, caller: Caller, remote: str
+        self,
+        nas: LabNas,
+        request: web.Request,
+        socket: web.WebSocketResponse,
+        wire: Wire,
+        caller: Caller,
+        remote: str,
     ) -> None:
         self.nas = nas
+        self.wire = wire
         self.caller = caller
         self._request = request
         self._socket = socket
@@ -277,58 +304,72 @@ class _Connection:
             if self.caller.key is None and size > ANONYMOUS_BYTES:
                 await self._close(WSCloseCode.INVALID_TEXT, "Anonymous connection max message length is 8 kB")
                 return
-            if size > MESSAGE_BYTES:
+            if size > MESSAGE_BYTES and self.nas.machine.number >= MESSAGE_LIMIT_SINCE:
                 await self._close(WSCloseCode.MESSAGE_TOO_BIG, "Max message length is 64 kB")
                 return
-            self._receive(message.data)
+            try:
+                self._receive(message.data)
+            except Hangup as hangup:
+                await self._close(hangup.code, str(hangup))
+                return
 
     async def _close(self, code: int, reason: str) -> None:
         await self._socket.close(code=code, message=reason.encode())
 
     def _receive(self, text: str) -> None:
-        try:
-            request = envelope.parse(text)
-        except envelope.BadEnvelope as bad:
-            self.send(msgspec.json.encode(bad.reply))
+        request = self.wire.read(text)
+        if not isinstance(request, Request):
+            if request:
+                self.send(msgspec.json.encode(request))
             return
         if len(self._calls) >= CALLS_IN_FLIGHT:
-            self._answer(request, envelope.error(request.id, -32000, envelope.TOO_MANY))
+            self._answer(request, self.wire.refusal(request, TooManyCalls()))
             return
         task = asyncio.create_task(self._call(request), name=f"lab NAS {request.method}")
         self._calls.add(task)
         task.add_done_callback(self._calls.discard)
 
-    async def _call(self, request: envelope.Request) -> None:
+    async def _call(self, request: Request) -> None:
         async with self._running:
             fault = self.nas.faults.meet(request.method)
             await asyncio.sleep(self.nas.faults.seconds(request.method))
             try:
                 if fault is not None and fault.kind is Kind.ERROR:
                     raise CallError(fault.reason, fault.number)
-                self._check_rate(request)
-                value = call(self.caller, request.method, request.params)
+                value = self._perform(request)
             except NasRefusal as refused:
-                self._answer(request, envelope.refusal(request.id, refused))
+                self._answer(request, self.wire.refusal(request, refused))
                 return
         kind = fault.kind if fault is not None else None
         if kind is Kind.DROP:
             return
         if kind is Kind.TRUNCATE and isinstance(value, list):
             value = value[: len(value) // 2]
-        reply = envelope.result(request.id, value)
+        reply = self.wire.result(request, value)
         if kind is Kind.CUT:
             self._cut(msgspec.json.encode(reply))
             return
         self._answer(request, reply)
 
-    def _check_rate(self, request: envelope.Request) -> None:
-        if self.caller.key is not None or not find(self.caller, request.method).public:
+    def _perform(self, request: Request) -> Any:
+        match request.act:
+            case Act.SUBSCRIBE:
+                return subscribe(self.caller, request.id, request.params[0])
+            case Act.UNSUBSCRIBE:
+                return self.caller.subscriptions.pop(request.id, None)
+        self._check_rate(request)
+        return call(self.caller, request.method, request.params)
+
+    def _check_rate(self, request: Request) -> None:
+        if self.nas.machine.number < RATE_LIMIT_SINCE or self.caller.key is not None:
+            return
+        if not find(self.caller, request.method).public:
             return
         if self.nas.rate_limit.exceeded(request.method, self._remote, self.nas.machine.now()):
             raise CallError("Rate Limit Exceeded", errno.EBUSY)
 
-    def _answer(self, request: envelope.Request, reply: Row) -> None:
-        if not request.notification:
+    def _answer(self, request: Request, reply: Row) -> None:
+        if not request.silent:
             self.send(msgspec.json.encode(reply))
 
     def _cut(self, payload: bytes) -> None:

@@ -33,7 +33,7 @@ def _try_key(caller: Caller, key: ApiKey | None, username: str | None) -> str:
         return "AUTH_ERR"
     if key.expired(caller.machine.now()):
         return "EXPIRED"
-    if not caller.secure:
+    if not caller.secure and caller.machine.number >= (25, 4):
         caller.machine.revoke(key, _INSECURE)
         return "EXPIRED"
     if not key.roles:
@@ -46,7 +46,7 @@ def _version(caller: Caller) -> Version:
     return min(caller.pinned or caller.machine.number, caller.machine.number)
 
 
-@method("auth.login_ex", public=True)
+@method("auth.login_ex", public=True, since=(25, 4))
 def login_ex(caller: Caller, login_data: Any) -> Row:
     """Log in; only with an API key and its owner's name."""
     mechanism = login_data.get("mechanism") if isinstance(login_data, dict) else None
@@ -77,7 +77,7 @@ def login_with_api_key(caller: Caller, api_key: Any) -> bool:
     return _try_key(caller, _owner(caller.machine, api_key), None) == "SUCCESS"
 
 
-@method("auth.mechanism_choices", public=True)
+@method("auth.mechanism_choices", public=True, since=(25, 4))
 def mechanism_choices(caller: Caller) -> list[str]:
     """How one can log in."""
     scram = ["SCRAM"] if caller.machine.number >= (26, 0) else []
@@ -128,26 +128,36 @@ def ping(caller: Caller) -> str:
     return "pong"
 
 
-@method("core.set_options", public=True)
+@method("core.set_options", public=True, since=(25, 4))
 def set_options(caller: Caller, options: Any) -> Row | None:
     """Options of this connection."""
     caller.options = filled(options, caller.options, where="options")
     return dict(caller.options) if _version(caller) >= (25, 10) else None
 
 
-@method("core.subscribe")
-def subscribe(caller: Caller, event: Any) -> str:
-    """Subscribe; a full admin may subscribe to what does not exist, and never hears of it."""
-    name = str(event)
-    if not caller.full_admin and not _may_hear(caller, name.partition(":")[0]):
-        raise CallError("Not authorized", errno.EACCES)
+@method("core.subscribe", since=(25, 4))
+def core_subscribe(caller: Caller, event: Any) -> str:
+    """Subscribe; the answer is what `core.unsubscribe` takes."""
     ident = str(uuid.uuid4())
-    caller.subscriptions[ident] = name
+    subscribe(caller, ident, str(event))
     return ident
 
 
-def _may_hear(caller: Caller, collection: str) -> bool:
-    if collection == "core.get_jobs":
+def subscribe(caller: Caller, ident: str, name: str) -> None:
+    """Subscribe; a full admin may subscribe to what does not exist, and never hears of it."""
+    if not may_hear(caller, name.partition(":")[0]):
+        raise CallError("Not authorized", errno.EACCES)
+    caller.subscriptions[ident] = name
+
+
+def may_hear(caller: Caller, collection: str) -> bool:
+    """Whether a session may subscribe to a collection; without a login, to none."""
+    if caller.key is None:
+        return False
+    allowed = caller.allows("SUBSCRIBE", collection)
+    if allowed is not None:
+        return allowed
+    if caller.full_admin or collection == "core.get_jobs":
         return True
     read = METHODS.get(collection)
     if read is None or not read.exists(caller) or not read.roles:
@@ -155,7 +165,7 @@ def _may_hear(caller: Caller, collection: str) -> bool:
     return any(grants(caller.roles, role) for role in read.roles)
 
 
-@method("core.unsubscribe")
+@method("core.unsubscribe", since=(25, 4))
 def unsubscribe(caller: Caller, ident: Any) -> None:
     """End a subscription."""
     caller.subscriptions.pop(ident, None)
@@ -186,7 +196,7 @@ def get_methods(caller: Caller, service: Any = None, target: Any = "WS") -> Row:
 @method("system.version")
 def version(caller: Caller) -> str:
     """The version with the brand."""
-    return f"TrueNAS-{caller.machine.full_version}"
+    return caller.machine.branded_version
 
 
 @method("system.version_short")

@@ -1,7 +1,7 @@
 """The method table: what can be called, since when, by whom; independent of the wire.
 
 A method takes its caller and the positional parameters, and returns the result or
-raises a refusal. The wire that carried the call (JSON-RPC now, others later) stays outside.
+raises a refusal. The wire that carried the call (JSON-RPC, `/websocket`, REST) stays outside.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ import errno
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any
 
 from truetally.lab.nas.failures import ENOTAUTHENTICATED, CallError, Invalid, MethodMissing
-from truetally.lab.nas.machine import ApiKey, Machine, Version
+from truetally.lab.nas.machine import ApiKey, Machine, Token, User, Version
 
 _NEVER: Version = (99, 0)
 _SHARING = ("SHARING_NFS_", "SHARING_SMB_", "SHARING_ISCSI_", "SHARING_NVME_TARGET_")
@@ -45,6 +46,7 @@ class Caller:
     """Who calls: the session's login, options and subscriptions.
 
     Attributes:
+        key: what the session has logged in with; None before.
         secure: the transport is encrypted or local; a key used otherwise is revoked.
         pinned: the version of an `/api/vX` endpoint, None for the current one.
     """
@@ -52,7 +54,7 @@ class Caller:
     machine: Machine
     secure: bool = True
     pinned: Version | None = None
-    key: ApiKey | None = None
+    key: ApiKey | User | Token | None = None
     options: dict[str, bool] = field(
         default_factory=lambda: {"legacy_jobs": True, "private_methods": False, "py_exceptions": False}
     )
@@ -71,7 +73,20 @@ class Caller:
     @property
     def username(self) -> str:
         """The user who is logged in."""
-        return self.key.username if self.key is not None else ""
+        if self.key is None:
+            return ""
+        return self.key.name if isinstance(self.key, User) else self.key.username
+
+    def allows(self, kind: str, name: str) -> bool | None:
+        """What the allowlist of an old API key says; None where there is none and roles count.
+
+        Args:
+            kind: CALL or SUBSCRIBE, or the HTTP method of a REST request with its path as `name`.
+        """
+        allowlist = self.key.allowlist if isinstance(self.key, ApiKey) else None
+        if allowlist is None:
+            return None
+        return any(grant.method in (kind, "*") and fnmatchcase(name, grant.resource) for grant in allowlist)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +157,7 @@ def find(caller: Caller, name: str) -> Method:
     """The method as this caller may reach it, or the refusal."""
     found = METHODS.get(name)
     if found is None or not found.exists(caller):
-        raise MethodMissing
+        raise MethodMissing(name, service_known=_has_service(caller, name.rpartition(".")[0]))
     if found.public:
         return found
     if caller.key is None:
@@ -152,7 +167,14 @@ def find(caller: Caller, name: str) -> Method:
     return found
 
 
+def _has_service(caller: Caller, service: str) -> bool:
+    return any(name.startswith(f"{service}.") and each.exists(caller) for name, each in METHODS.items())
+
+
 def _permitted(caller: Caller, found: Method) -> bool:
+    allowed = caller.allows("CALL", found.name)
+    if allowed is not None:
+        return allowed or not found.roles
     # From 25.10 on zfs.snapshot.* is private: it still answers, to a FULL_ADMIN only.
     if found.name.startswith("zfs.snapshot.") and caller.machine.number >= (25, 10):
         return caller.full_admin
