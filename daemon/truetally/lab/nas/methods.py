@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from truetally.lab.nas import sharing, storage, system
+from truetally.lab.nas import filesystem, nvmet, replication, sharing, storage, system
 from truetally.lab.nas.table import METHODS, Caller, Method, call, find
 
-__all__ = ["METHODS", "Caller", "Method", "call", "find", "sharing", "storage", "system"]
+__all__ = [
+    "METHODS",
+    "Caller",
+    "Method",
+    "call",
+    "filesystem",
+    "find",
+    "nvmet",
+    "replication",
+    "sharing",
+    "storage",
+    "system",
+]

@@ -8,7 +8,9 @@ from typing import Any
 
 from truetally.lab.nas.failures import CallError, InstanceNotFound, Invalid
 from truetally.lab.nas.machine import Machine, Row
+from truetally.lab.nas.nvmet import namespaces_under
 from truetally.lab.nas.query import checked
+from truetally.lab.nas.replication import tasks_under
 from truetally.lab.nas.table import Caller, filled, method
 from truetally.lab.nas.zfs import Dataset, under
 
@@ -198,19 +200,55 @@ def _defaults(machine: Machine, kind: str) -> Row:
 
 def _complete(machine: Machine, kind: str, given: Row) -> None:
     """Check what the middleware checks against other objects, and fill in what it makes itself."""
-    if "name" in given and machine.tables[kind].where("name", given["name"]):
-        raise Invalid.at(f"{kind}.create.name", "Object with this name already exists", errno.EEXIST)
+    _check_unique(machine, kind, given)
     if kind in ("sharing.nfs", "sharing.smb"):
         _check_path(machine, kind, given["path"])
     elif kind == "iscsi.extent":
         _complete_extent(machine, given)
     elif kind == "iscsi.targetextent":
         _complete_link(machine, given)
-    if kind == "sharing.smb" and machine.number >= (25, 10):
+    if kind == "sharing.nfs":
+        _check_export(machine, given)
+    elif kind == "sharing.smb" and machine.number >= (25, 10):
         given["options"] = {**_SMB_OPTIONS.get(given["purpose"], {}), **(given["options"] or {})}
+        given["options"].pop("purpose", None)
     elif kind == "sharing.smb":
         given["vuid"] = ""
         given["audit"] = {"enable": False, "watch_list": [], "ignore_list": []}
+
+
+# A driver that finds one of these in a refusal looks for what is there already, and goes on with it.
+_TAKEN = {
+    "sharing.smb": ("sharingsmb_create.name", "A share with this name already exists."),
+    "iscsi.target": ("iscsi_target_create.name", "Target name already exists"),
+    "iscsi.extent": ("iscsi_extent_create.name", "Extent name must be unique"),
+}
+
+
+def _check_unique(machine: Machine, kind: str, given: Row) -> None:
+    if kind not in _TAKEN:
+        return
+    name = str(given["name"])
+    same = machine.tables[kind].where("name", name)
+    if kind == "sharing.smb" and not same:
+        rows = machine.tables[kind].rows.values()
+        same = [row for row in rows if str(row["name"]).casefold() == name.casefold()]
+    if same:
+        where, text = _TAKEN[kind]
+        raise Invalid.at(where, text, errno.EEXIST)
+
+
+def _check_export(machine: Machine, given: Row) -> None:
+    """Two shares of one path must be for different networks or hosts."""
+    for row in machine.tables["sharing.nfs"].rows.values():
+        if row["path"] == given["path"] and _overlap(row, given):
+            text = "Another NFS share already exports this dataset for some network"
+            raise Invalid.at("sharingnfs_create.networks", text)
+
+
+def _overlap(one: Row, other: Row) -> bool:
+    mine, theirs = (set(each["networks"]) | set(each["hosts"]) for each in (one, other))
+    return not mine or not theirs or bool(mine & theirs)
 
 
 def _check_path(machine: Machine, kind: str, path: str) -> None:
@@ -237,7 +275,10 @@ def _complete_link(machine: Machine, given: Row) -> None:
         if given[kind] not in machine.tables[f"iscsi.{kind}"].rows:
             text = f"iSCSI {kind} {given[kind]} not found"
             raise Invalid.at(f"iscsi_targetextent_create.{kind}", text, errno.ENOENT)
-    taken = {row["lunid"] for row in _links(machine, "target", given["target"])}
+    links = _links(machine, "target", given["target"])
+    if any(row["extent"] == given["extent"] for row in links):
+        raise Invalid.at("iscsi_targetextent_create.target", "Extent is already in this target.")
+    taken = {row["lunid"] for row in links}
     if given["lunid"] is None:
         given["lunid"] = next(lun for lun in range(len(taken) + 1) if lun not in taken)
     elif given["lunid"] in taken:
@@ -393,11 +434,24 @@ def attached(machine: Machine, name: str) -> list[Row]:
         "sharing.smb": ("SMB Share", "cifs", "name"),
         "iscsi.extent": ("iSCSI Extent", "iscsitarget", "name"),
     }
-    return [
+    found: list[Row] = [
         {"type": label, "service": service, "attachments": [row[key] for row in rows]}
         for kind, (label, service, key) in labels.items()
         if (rows := _rows_under(machine, kind, name))
     ]
+    namespaces = [row["device_path"] for row in namespaces_under(machine, name)]
+    if namespaces:
+        found.append({"type": "NVMe-oF Namespace", "service": "nvmet", "attachments": namespaces})
+    tasks = tasks_under(machine, name)
+    # The names of these delegates are inferred from their classes.
+    for kind, label, key in (
+        ("pool.snapshottask", "Snapshot Task", "dataset"),
+        ("replication", "Replication", "name"),
+    ):
+        rows = [row[key] for each, row in tasks if each == kind]
+        if rows:
+            found.append({"type": label, "service": None, "attachments": rows})
+    return found
 
 
 def detach(machine: Machine, name: str) -> None:
@@ -413,3 +467,7 @@ def detach(machine: Machine, name: str) -> None:
         for target in targets:
             if not _links(machine, "target", target):
                 machine.tables["iscsi.target"].remove(target)
+    for namespace in namespaces_under(machine, name):
+        machine.tables["nvmet.namespace"].remove(namespace["id"])
+    for kind, row in tasks_under(machine, name):
+        machine.tables[kind].remove(row["id"])

@@ -13,6 +13,8 @@ from typing import Any
 
 from truetally.lab.nas import tree
 from truetally.lab.nas.failures import CallError, InstanceNotFound, Invalid
+from truetally.lab.nas.filesystem import forget
+from truetally.lab.nas.jobs import jobs_of
 from truetally.lab.nas.machine import Event, Machine, Row
 from truetally.lab.nas.query import Query, checked
 from truetally.lab.nas.sharing import attached, detach
@@ -29,32 +31,55 @@ _DATASET_EXTRA = [
     "snapshots_properties",
     "snapshots_recursive",
 ]
+# Sizes may come as text: democratic-csi 1.9 sends its quotas so.
 _SIZES = ("refquota", "quota", "reservation", "refreservation", "volsize")
-_CREATE = {
+_WORDS = (
+    "sync",
+    "snapdev",
+    "compression",
+    "exec",
+    "special_small_block_size",
+    "copies",
+    "snapdir",
+    "deduplication",
+    "checksum",
+    "readonly",
+    "aclmode",
+    "acltype",
+    "atime",
+    "casesensitivity",
+    "recordsize",
+    "volblocksize",
+)
+_UNTOUCHED = (
+    "managedby",
+    "quota_warning",
+    "quota_critical",
+    "refquota_warning",
+    "refquota_critical",
+    "force_size",
+)
+_CREATE: Row = {
+    **dict.fromkeys((*_SIZES, *_WORDS, *_UNTOUCHED)),
     "name": "",
     "type": "FILESYSTEM",
-    "volsize": 0,
-    "volblocksize": "16K",
     "sparse": False,
     "comments": "",
-    "refquota": 0,
-    "quota": 0,
-    "reservation": 0,
-    "refreservation": 0,
-    "readonly": "INHERIT",
     "encryption": False,
+    "encryption_options": None,
     "inherit_encryption": True,
     "share_type": "GENERIC",
     "create_ancestors": False,
     "user_properties": [],
 }
 _UPDATE: Row = {
-    **dict.fromkeys(_SIZES),
+    **dict.fromkeys((*_SIZES, *_WORDS, *_UNTOUCHED)),
     "comments": None,
-    "readonly": None,
+    "create_ancestors": False,
     "user_properties": None,
     "user_properties_update": [],
 }
+_UNFIT = {"INHERIT", None}
 
 
 def _query(caller: Caller, filters: Any, options: Any) -> Query:
@@ -78,7 +103,8 @@ def dataset_query(caller: Caller, filters: Any = (), options: Any = None) -> Any
     if query.count and not old_engine:
         # The new engine counts before it filters.
         return sum(1 for _ in zfs.visible())
-    named = query.values("id", "name") if old_engine else None
+    # The new engine walks everything for one dataset too; what it answers is the same.
+    named = query.values("id", "name")
     if named is not None:
         looked_at = [found for name in sorted(named) if (found := zfs.find(name)) is not None]
     elif not children and (old_engine or not query.filters):
@@ -109,8 +135,9 @@ def _dataset_row(machine: Machine, dataset: Dataset, query: Query) -> Row:
         user_properties=query.option("retrieve_user_props", default=True),
     )
     if query.option("snapshots"):
+        wanted = query.option("snapshots_properties")
         taken = dataset.snapshots.values()
-        row["snapshots"] = [_snapshot_row(machine, snapshot, (), holds=False) for snapshot in taken]
+        row["snapshots"] = [_snapshot_row(machine, snapshot, wanted, holds=False) for snapshot in taken]
     if query.option("snapshots_count"):
         row["snapshot_count"] = len(dataset.snapshots)
     return row
@@ -148,25 +175,49 @@ def dataset_create(caller: Caller, data: Any) -> Row:
     if machine.zfs.find(parent) is None and not given["create_ancestors"]:
         text = "Parent dataset does not exist for specified name"
         raise Invalid.at("pool_dataset_create.name", text, errno.ENOENT)
-    volsize = given["volsize"] if given["type"] == "VOLUME" else 0
-    user = {each["key"]: each["value"] for each in given["user_properties"]}
-    made = machine.zfs.create(given["name"], volsize=volsize, user=user, parents=given["create_ancestors"])
+    native = _native(given)
+    volsize = int(native.pop("volsize", 0)) if given["type"] == "VOLUME" else 0
+    made = machine.zfs.create(
+        given["name"],
+        volsize=volsize,
+        user=_user_properties(given["user_properties"]),
+        parents=given["create_ancestors"],
+        sparse=given["type"] != "VOLUME" or given["sparse"],
+        native=native,
+    )
     made.encrypted = bool(given["encryption"])
-    _apply(made, given)
+    made.comments = given["comments"] if given["comments"] != "INHERIT" else ""
     row = _instance(machine, made)
     # The fields of dataset events are sent by hand, from 25.04 too (dataset.py `do_create`).
     machine.emit(Event("added", "pool.dataset.query", made.name, row))
     return row
 
 
-def _apply(dataset: Dataset, given: Row) -> None:
-    for name in _SIZES:
-        if given.get(name) is not None:
-            setattr(dataset, name, given[name])
-    if given.get("comments") is not None:
-        dataset.comments = given["comments"]
-    if given.get("readonly") in ("ON", "OFF"):
-        dataset.readonly = given["readonly"] == "ON"
+def _native(given: Row) -> dict[str, Any]:
+    """The ZFS properties that a body sets."""
+    sizes = {name: _bytes(name, given[name]) for name in _SIZES if given.get(name) is not None}
+    return sizes | {name: given[name] for name in _WORDS if given.get(name) not in _UNFIT}
+
+
+def _bytes(name: str, value: Any) -> int:
+    try:
+        return int(value)
+    except (TypeError, ValueError) as mistake:
+        raise Invalid.at(f"pool_dataset.{name}", "Input should be a valid integer") from mistake
+
+
+def _user_properties(given: list[Row]) -> dict[str, str]:
+    return {each["key"]: str(each["value"]) for each in given}
+
+
+def _changes(given: list[Row], where: str) -> dict[str, str | None]:
+    """What a `user_properties_update` sets, None for what it removes; numbers are kept as text."""
+    changes: dict[str, str | None] = {}
+    for each in given:
+        if ":" not in each["key"]:
+            raise Invalid.at(f"{where}.user_properties_update", "User property name must contain a colon")
+        changes[each["key"]] = None if each.get("remove") else str(each.get("value", ""))
+    return changes
 
 
 @method("pool.dataset.update", "DATASET_WRITE")
@@ -174,17 +225,24 @@ def dataset_update(caller: Caller, id: Any, data: Any) -> Row:  # noqa: A002
     """Change sizes and user properties of a dataset."""
     machine, dataset = caller.machine, _the_dataset(caller, id)
     given = filled(data, _UPDATE, where="data")
-    for each in given["user_properties_update"]:
-        if ":" not in each["key"]:
-            text = "User property name must contain a colon"
-            raise Invalid.at("pool_dataset_update.user_properties_update", text)
-        machine.zfs.set_user(id, {each["key"]: None if each.get("remove") else each.get("value", "")})
+    native = _native(given)
+    _refuse_shrinking(dataset, native)
+    machine.zfs.set_user(id, _changes(given["user_properties_update"], "pool_dataset_update"))
     if given["user_properties"] is not None:
-        dataset.user = {each["key"]: each["value"] for each in given["user_properties"]}
-    _apply(dataset, given)
+        dataset.user = _user_properties(given["user_properties"])
+    inherited = {name: None for name in _WORDS if given[name] == "INHERIT"}
+    machine.zfs.set_native(id, native | inherited)
+    if given["comments"] is not None:
+        dataset.comments = given["comments"]
     row = _instance(machine, dataset)
     machine.emit(Event("changed", "pool.dataset.query", dataset.name, row))
     return row
+
+
+def _refuse_shrinking(dataset: Dataset, native: Row) -> None:
+    if native.get("volsize", dataset.volsize) < dataset.volsize:
+        text = "You cannot shrink a zvol from GUI, this may lead to data loss."
+        raise Invalid.at("pool_dataset_update.volsize", text)
 
 
 @method("pool.dataset.delete", "DATASET_DELETE")
@@ -201,8 +259,41 @@ def dataset_delete(caller: Caller, id: Any, options: Any = None) -> bool:  # noq
         gone = machine.zfs.destroy(id, recursive=recursive, clones=recursive and machine.number >= (26, 0))
     except CallError as error:
         raise CallError(f"Failed to delete dataset: {error.reason}", error.number) from error
+    forget(machine, dataset.name)
     machine.removed(gone)
     return True
+
+
+@method("pool.dataset.destroy_snapshots", "SNAPSHOT_WRITE", until=(26, 0))
+def dataset_destroy_snapshots(caller: Caller, name: Any, snapshots: Any = None) -> int:
+    """Destroy the snapshots of a dataset, all unless some are named, as a job; its number.
+
+    That a call without names means all is inferred from democratic-csi, which sends none.
+    """
+    machine = caller.machine
+    given = filled(snapshots or {}, {"all": False, "recursive": False, "snapshots": []}, where="snapshots")
+
+    def work() -> list[str]:
+        top = _the_dataset(caller, name)
+        chosen = list(top.below()) if given["recursive"] else [top]
+        doomed = [taken for each in chosen for taken in each.snapshots.values() if _named(given, taken)]
+        gone = [taken.path for taken in doomed if machine.zfs.destroy_snapshot(taken.path)]
+        machine.removed(gone)
+        return [path.partition("@")[2] for path in gone]
+
+    return jobs_of(machine).start(caller, "pool.dataset.destroy_snapshots", [name, given], work)
+
+
+def _named(given: Row, taken: Snapshot) -> bool:
+    """Whether a snapshot is named, alone or by its place between two others by name."""
+    if given["all"] or not given["snapshots"]:
+        return True
+    return any(
+        taken.name == each
+        if isinstance(each, str)
+        else (each.get("start") or "") <= taken.name <= (each.get("end") or taken.name)
+        for each in given["snapshots"]
+    )
 
 
 @method("pool.dataset.attachments", "DATASET_READ")
@@ -296,9 +387,33 @@ def _snapshot_row(
 ) -> Row:
     newest = machine.number >= (26, 0)
     shown = {tag: count for tag, count in snapshot.holds.items() if tag == "truenas" or not newest}
-    return tree.snapshot_row(
+    row = tree.snapshot_row(
         snapshot, machine.zfs, wanted=wanted, holds=shown if holds else None, newest=newest
     )
+    if not newest:
+        more = _more_properties(machine, snapshot, wanted)
+        row["properties"] = more | row["properties"]
+    return row
+
+
+def _more_properties(machine: Machine, snapshot: Snapshot, wanted: Collection[str] | None) -> Row:
+    """What a driver reads of a snapshot besides: its name and sizes, and user properties that it asks for."""
+    referenced, volsize = snapshot.referenced_bytes, machine.zfs.datasets[snapshot.dataset].volsize
+    plain = {"name": snapshot.path, "logicalreferenced": referenced} | (
+        {"volsize": volsize} if volsize else {}
+    )
+    found: Row = {
+        name: {"value": str(value), "rawvalue": str(value), "parsed": value, "source": "NONE"}
+        for name, value in plain.items()
+        if wanted is None or name in wanted
+    }
+    asked = [name for name in wanted or () if ":" in name]
+    held = tree.snapshot_user_properties(snapshot, machine.zfs) if asked else {}
+    for name in asked:
+        if name in held:
+            value, source = held[name][:2]
+            found[name] = {"value": value, "rawvalue": value, "parsed": value, "source": source}
+    return found
 
 
 @method("zfs.snapshot.query", "SNAPSHOT_READ", until=(26, 0))
@@ -354,10 +469,11 @@ def snapshot_create(caller: Caller, data: Any) -> Row:
     }
     given = filled(data, defaults, where="data", required=["dataset", "name"])
     top = machine.zfs.dataset(given["dataset"])
-    taken = machine.zfs.take(top.name, given["name"], user=given["properties"])
+    user = {key: str(value) for key, value in given["properties"].items()}
+    taken = machine.zfs.take(top.name, given["name"], user=user)
     if given["recursive"]:
         for child in list(top.below())[1:]:
-            machine.zfs.take(child.name, given["name"], user=given["properties"])
+            machine.zfs.take(child.name, given["name"], user=user)
     row = _snapshot_row(machine, taken, None, holds=False)
     machine.emit(Event("added", _snapshots(machine), taken.path, row))
     return row
@@ -365,6 +481,19 @@ def snapshot_create(caller: Caller, data: Any) -> Row:
 
 def _snapshots(machine: Machine) -> str:
     return "zfs.snapshot.query" if machine.number < (25, 10) else "pool.snapshot.query"
+
+
+@method("zfs.snapshot.update", "SNAPSHOT_WRITE", until=(26, 0))
+@method("pool.snapshot.update", "SNAPSHOT_WRITE", since=(25, 10))
+def snapshot_update(caller: Caller, id: Any, data: Any) -> Row:  # noqa: A002
+    """Change user properties of a snapshot; 26 says it did, and does nothing."""
+    machine, taken = caller.machine, _the_snapshot(caller, id)
+    given = filled(data, {"user_properties_update": [], "user_properties_remove": []}, where="data")
+    if machine.number < (26, 0):
+        changes = _changes(given["user_properties_update"], "snapshot_update")
+        removed = dict.fromkeys(given["user_properties_remove"])
+        machine.zfs.set_user(taken.path, {**changes, **removed})
+    return _snapshot_row(machine, taken, None, holds=False)
 
 
 @method("zfs.snapshot.delete", "SNAPSHOT_DELETE", until=(26, 0))
@@ -392,8 +521,10 @@ def snapshot_clone(caller: Caller, data: Any) -> bool:
     """Clone a snapshot; nobody is told."""
     defaults: Row = {"snapshot": "", "dataset_dst": "", "dataset_properties": {}}
     given = filled(data, defaults, where="data", required=["snapshot", "dataset_dst"])
-    own = {key: str(value) for key, value in given["dataset_properties"].items() if ":" in key}
-    caller.machine.zfs.clone(given["snapshot"], given["dataset_dst"], user=own)
+    properties = given["dataset_properties"]
+    own = {key: str(value) for key, value in properties.items() if ":" in key}
+    native = {key: value for key, value in properties.items() if ":" not in key}
+    caller.machine.zfs.clone(given["snapshot"], given["dataset_dst"], user=own, native=native)
     return True
 
 
