@@ -6,6 +6,7 @@ import time
 import pytest
 
 from lab_nas.nas_client import logged_in
+from lab_nas.trace import PROTOCOLS, load
 from truetally.lab.nas import Driver, LabNas
 from truetally.lab.nas.driver import Step
 from truetally.lab.nas.failures import CallError
@@ -137,6 +138,77 @@ async def test_a_detached_snapshot_is_a_dataset_in_a_plain_container(nas):
     assert _marks(nas, "tank/k8s/nfs/snaps/pvc-1/snapshot-1")["csi_snapshot_name"] == "snapshot-1"
     driver.delete_snapshot(handle)
     assert nas.zfs.find("tank/k8s/nfs/snaps/pvc-1") is None
+
+
+async def test_an_nvmeof_volume_is_a_zvol_with_a_subsystem_that_a_port_shows(nas):
+    driver = Driver(nas, protocol="nvmeof")
+    handle, attributes = driver.create_volume("pvc-A", (1 << 30) + 1)
+    path = driver.dataset_of(handle)
+    subsys = nas.call("nvmet.subsys.query", [], {"get": True, "extra": {"verbose": True}})
+    namespace = nas.call("nvmet.namespace.query", [], {"get": True})
+    assert (subsys["name"], subsys["namespaces"], subsys["ports"]) == ("pvc-a", [namespace["id"]], [1])
+    assert namespace["device_path"] == f"zvol/{path}"
+    assert attributes == {
+        "node_attach_driver": "nvmeof",
+        "transport": "tcp://127.0.0.1:4420",
+        "transports": "",
+        "nqn": subsys["subnqn"],
+        "nsid": "1",
+        "provisioner_driver": "freenas-nvmeof",
+    }
+    assert json.loads(_marks(nas, path)["csi_share_volume_context"])["nsid"] == 1
+    driver.delete_volume(handle)
+    for kind in ("subsys", "namespace", "port_subsys"):
+        assert nas.call(f"nvmet.{kind}.query") == []
+
+
+@pytest.mark.parametrize(
+    ("step", "left"),
+    [(Step.TARGET, (1, 0, 0)), (Step.EXTENT, (1, 1, 0)), (Step.SHARE, (1, 1, 1))],
+)
+async def test_a_stopped_nvmeof_creation_leaves_what_was_done(nas, step, left):
+    Driver(nas, protocol="nvmeof").create_volume("pvc-1", stop_after=step)
+    kinds = ("subsys", "namespace", "port_subsys")
+    found = tuple(nas.call(f"nvmet.{kind}.query", [], {"count": True}) for kind in kinds)
+    # Ports are linked within the same step as what comes after them.
+    assert found == left
+
+
+async def test_the_newer_driver_keeps_a_volume_that_has_csi_snapshots(nas):
+    driver = Driver(nas, protocol="nvmeof", over="api")
+    driver.create_volume("pvc-1")
+    driver.create_snapshot("pvc-1", "snapshot-1")
+    with pytest.raises(CallError, match="filesystem has dependent snapshots"):
+        driver.delete_volume("pvc-1")
+    assert nas.call("nvmet.subsys.query") == []
+    driver.delete_snapshot("pvc-1@snapshot-1")
+    nas.ssh.snapshot(f"{driver.dataset_of('pvc-1')}@auto-2026")
+    driver.delete_volume("pvc-1")
+    assert nas.zfs.find(driver.dataset_of("pvc-1")) is None
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+async def test_the_lab_driver_marks_a_volume_as_the_real_one_did(nas, protocol):
+    driver = Driver(nas, protocol=protocol, over="api", instance_id="cluster-a")
+    recorded = load(protocol)["states"]["full"]["datasets"]
+    real = next(each for name, each in recorded.items() if name.endswith("00000000000d"))["marks"]
+    driver.create_volume("pvc-1")
+    driver.create_volume("pvc-2", source="pvc-1", detached=True)
+    made = nas.zfs.dataset(driver.dataset_of("pvc-2")).user
+    assert made.keys() == real.keys()
+    mine, theirs = (json.loads(each["democratic-csi:csi_share_volume_context"]) for each in (made, real))
+    assert {key: type(value) for key, value in mine.items()} == {
+        key: type(value) for key, value in theirs.items()
+    }
+    assert not nas.zfs.dataset(driver.dataset_of("pvc-1")).snapshots
+
+
+async def test_a_detached_clone_over_the_api_is_a_replication_job(nas):
+    driver = Driver(nas, over="api")
+    driver.create_volume("pvc-1")
+    driver.create_volume("pvc-2", source="pvc-1", detached=True, stop_after=Step.REPLICATED)
+    (job,) = nas.call("core.get_jobs", [["method", "=", "replication.run_onetime"]])
+    assert (job["state"], job["arguments"][0]["target_dataset"]) == ("SUCCESS", driver.dataset_of("pvc-2"))
 
 
 async def test_ssh_drivers_leave_shares_behind_that_point_at_nothing(nas):

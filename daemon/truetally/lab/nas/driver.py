@@ -1,28 +1,32 @@
 """democratic-csi, as it acts on a NAS: what it makes, in which order, and what it leaves when it is stopped.
 
-Facts of democratic-csi master 8a4a28a: a volume gets its marks with the dataset, then
-its size, its share, the share's context and last `provision_success`; deletion takes
-the share first and the dataset second. Over SSH none of the dataset steps makes an
-event; shares always go over the API.
+Facts of democratic-csi master 8a4a28a, for NVMe-oF of its branch `next`: a volume gets its
+marks with the dataset, then its size, its share, the share's context and last
+`provision_success`; deletion takes the share first and the dataset second. Over SSH none
+of the dataset steps makes an event; shares always go over the API.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
 from typing import Any, Literal
 
+from truetally.lab.nas.failures import CallError
+from truetally.lab.nas.jobs import jobs_of
 from truetally.lab.nas.machine import Row
 from truetally.lab.nas.server import LabNas
 from truetally.lab.nas.tree import mountpoint
 from truetally.lab.nas.zfs import Dataset
 
-Protocol = Literal["nfs", "smb", "iscsi"]
+Protocol = Literal["nfs", "smb", "iscsi", "nvmeof"]
 _PREFIX = "democratic-csi:"
 _GIB = 1 << 30
 _SOURCE_FOR_VOLUME = "volume-source-for-volume-"
 _BLOCK = 16 * 1024
+_ON_ZVOLS = ("iscsi", "nvmeof")
 
 
 class Step(StrEnum):
@@ -32,8 +36,8 @@ class Step(StrEnum):
     REPLICATED = "replicated"  # state B: no marks, one snapshot inside
     DATASET = "dataset"  # state A: marked, no share
     SIZE = "size"
-    TARGET = "target"  # state C: a target without extent
-    EXTENT = "extent"  # state C: both, not linked
+    TARGET = "target"  # state C: a target without extent, or a subsystem without namespace
+    EXTENT = "extent"  # state C: both, not linked; or a namespace that no port shows
     SHARE = "share"  # state D: whole, without its context and success mark
     SHARE_CONTEXT = "share context"
     COMPLETE = "complete"
@@ -45,8 +49,10 @@ class Driver:
     """One democratic-csi deployment: one parent dataset, one protocol.
 
     Args:
+        protocol: `nvmeof` needs TrueNAS 25.10.
         over: `ssh` for the freenas-nfs family, `api` for freenas-api-nfs.
-        deletes_snapshots: DeleteVolume destroys attached snapshots silently, as 1.9 does.
+        deletes_snapshots: DeleteVolume destroys attached snapshots silently, as 1.9 does; by default all but
+            NVMe-oF, which 1.9 does not know.
     """
 
     def __init__(
@@ -60,7 +66,7 @@ class Driver:
         *,
         over: Literal["ssh", "api"] = "ssh",
         server: str = "127.0.0.1",
-        deletes_snapshots: bool = True,
+        deletes_snapshots: bool | None = None,
     ) -> None:
         self.nas = nas
         self.parent = parent
@@ -71,10 +77,12 @@ class Driver:
         self.driver = f"freenas-api-{protocol}" if over == "api" else f"freenas-{protocol}"
         self._over_api = over == "api"
         self._server = server
-        self._deletes_snapshots = deletes_snapshots
+        self._deletes_snapshots = protocol != "nvmeof" if deletes_snapshots is None else deletes_snapshots
         for each in (parent, snapshots_parent):
             if nas.zfs.find(each) is None:
                 nas.zfs.create(each, parents=True)
+        if protocol == "nvmeof" and not nas.machine.tables["nvmet.port"].rows:
+            nas.call("nvmet.port.create", {"addr_trtype": "TCP", "addr_traddr": "0.0.0.0"})  # noqa: S104
 
     def dataset_of(self, handle: str) -> str:
         """The dataset of a volume."""
@@ -134,7 +142,16 @@ class Driver:
             return
         self._delete_origin(dataset)
         if stop_after is not Step.ORIGIN_DELETED:
-            self._destroy(name, recursive=self._deletes_snapshots)
+            self._refuse_snapshots(dataset)
+            self._destroy(name, recursive=True)
+
+    def _refuse_snapshots(self, dataset: Dataset) -> None:
+        """`next` keeps a volume that has CSI snapshots; over SSH it takes every one for such (PR 565)."""
+        if self._deletes_snapshots:
+            return
+        mark = f"{_PREFIX}managed_resource"
+        if any(mark in taken.user or not self._over_api for taken in dataset.snapshots.values()):
+            raise CallError("filesystem has dependent snapshots", errno.EBUSY)
 
     def create_snapshot(self, volume_handle: str, name: str, *, detached: bool = False) -> str:
         """CreateSnapshot; its handle. `detached` replicates it into a dataset of its own."""
@@ -174,6 +191,8 @@ class Driver:
             self._set(path, marks)
         elif origin is not None:
             self.nas.zfs.clone(origin, path, user=marks)
+            if source is not None and "/" in source:
+                self._delete_snapshot(origin)
         else:
             self._create(path, size, marks)
         yield Step.DATASET
@@ -181,11 +200,17 @@ class Driver:
         yield Step.SIZE
         yield from self._share(path, name)
         yield Step.SHARE
-        shared = {k: v for k, v in self._attributes(name).items() if not k.startswith("provisioner_")}
-        self._set(path, _prefixed({"csi_share_volume_context": json.dumps(shared, separators=(",", ":"))}))
+        self._set(path, _prefixed({"csi_share_volume_context": self._context(name)}))
         yield Step.SHARE_CONTEXT
         self._set(path, _prefixed({"provision_success": "true"}))
         yield Step.COMPLETE
+
+    def _context(self, name: str) -> str:
+        """The attributes as the dataset remembers them, where numbers still are numbers."""
+        told = self._attributes(name).items()
+        shared: Row = {key: value for key, value in told if not key.startswith("provisioner_")}
+        numbers = {key: int(shared[key]) for key in ("lun", "nsid") if key in shared}
+        return json.dumps(shared | numbers, separators=(",", ":"))
 
     def _marks(self, name: str, source: str | None) -> dict[str, str]:
         marks = {
@@ -214,20 +239,37 @@ class Driver:
 
     def _replicate(self, origin: str, path: str, name: str) -> Iterator[Step]:
         self._copy(origin, path)
-        leaf = f"{_SOURCE_FOR_VOLUME}{name}"
-        self.nas.zfs.take(path, leaf)
         yield Step.REPLICATED
-        self.nas.zfs.destroy_snapshot(f"{path}@{leaf}")
+        for leaf in list(self.nas.zfs.dataset(path).snapshots):
+            self.nas.zfs.destroy_snapshot(f"{path}@{leaf}")
+        if origin.endswith(f"@{_SOURCE_FOR_VOLUME}{name}"):
+            self._delete_snapshot(origin)
 
     def _copy(self, origin: str, path: str) -> None:
-        """A full copy by replication without properties; no event is made of it."""
-        taken = self.nas.zfs.snapshot(origin)
-        original = self.nas.zfs.dataset(taken.dataset)
-        self.nas.zfs.create(path, volsize=original.volsize, parents=True)
-        self.nas.zfs.write(path, taken.referenced_bytes)
+        """A full copy by replication without properties; no event is made of the dataset."""
+        name, _, leaf = origin.partition("@")
+        if not self._over_api:
+            self.nas.zfs.receive(origin, path, properties=False)
+            return
+        task = {
+            "direction": "PUSH",
+            "transport": "LOCAL",
+            "source_datasets": [name],
+            "target_dataset": path,
+            "name_regex": f"^{leaf}$",
+            "recursive": False,
+            "retention_policy": "NONE",
+            "readonly": "IGNORE",
+            "properties": False,
+            "only_from_scratch": True,
+        }
+        number = self.nas.call("replication.run_onetime", task)
+        job = jobs_of(self.nas.machine).finish(number)
+        if job["state"] != "SUCCESS":
+            raise CallError(str(job["error"]))
 
     def _create(self, path: str, size: int, marks: Mapping[str, str]) -> None:
-        volsize = -(-size // _BLOCK) * _BLOCK if self.protocol == "iscsi" else 0
+        volsize = -(-size // _BLOCK) * _BLOCK if self.protocol in _ON_ZVOLS else 0
         if not self._over_api:
             self.nas.ssh.create_dataset(path, volsize=volsize, user=marks)
             return
@@ -236,8 +278,8 @@ class Driver:
         self.nas.call("pool.dataset.create", {"name": path, "user_properties": properties, **kind})
 
     def _resize(self, path: str, size: int) -> None:
-        what = "volsize" if self.protocol == "iscsi" else "refquota"
-        rounded = -(-size // _BLOCK) * _BLOCK if self.protocol == "iscsi" else size
+        what = "volsize" if self.protocol in _ON_ZVOLS else "refquota"
+        rounded = -(-size // _BLOCK) * _BLOCK if self.protocol in _ON_ZVOLS else size
         if self._over_api:
             self.nas.call("pool.dataset.update", path, {what: rounded})
         else:
@@ -282,12 +324,14 @@ class Driver:
         path = f"{self.snapshots_parent}/{volume}/{name}"
         self._copy(origin, path)
         self._set(path, _prefixed(marks))
+        self._delete_snapshot(f"{path}@{leaf}")
         self._delete_snapshot(origin)
         return f"{volume}/{name}"
 
     def _share(self, path: str, name: str) -> Iterator[Step]:
-        if self.protocol == "iscsi":
-            yield from self._share_iscsi(path, name)
+        if self.protocol in _ON_ZVOLS:
+            chain = self._share_iscsi if self.protocol == "iscsi" else self._share_nvmeof
+            yield from chain(path, name)
             return
         if self.protocol == "nfs":
             comment = f"democratic-csi ({self.name}): {path}"
@@ -312,8 +356,37 @@ class Driver:
         self._set(path, _prefixed({"freenas_iscsi_targettoextent_id": str(link["id"])}))
         self._set(path, _prefixed({"freenas_iscsi_assets_name": asset}))
 
+    def _share_nvmeof(self, path: str, name: str) -> Iterator[Step]:
+        asset = name.lower()
+        subsys = self.nas.call("nvmet.subsys.create", {"name": asset, "allow_any_host": True})
+        self._set(path, _prefixed({"freenas_nvmeof_subsystem_id": str(subsys["id"])}))
+        yield Step.TARGET
+        device = {"device_type": "ZVOL", "device_path": f"zvol/{path}", "subsys_id": subsys["id"]}
+        namespace = self.nas.call("nvmet.namespace.create", device)
+        self._set(path, _prefixed({"freenas_nvmeof_namespace_id": str(namespace["id"])}))
+        yield Step.EXTENT
+        for port in list(self.nas.machine.tables["nvmet.port"].rows):
+            self.nas.call("nvmet.port_subsys.create", {"port_id": port, "subsys_id": subsys["id"]})
+        self._set(path, _prefixed({"freenas_nvmeof_assets_name": asset}))
+
+    def _delete_nvmeof(self, dataset: Dataset) -> None:
+        """Delete namespace and subsystem by their ids, whatever they are by now."""
+        for kind, mark, options in (
+            ("nvmet.namespace", "freenas_nvmeof_namespace_id", {}),
+            ("nvmet.subsys", "freenas_nvmeof_subsystem_id", {"force": True}),
+        ):
+            number = dataset.user.get(_PREFIX + mark)
+            if number is None:
+                continue
+            if int(number) in self.nas.machine.tables[kind].rows:
+                self.nas.call(f"{kind}.delete", int(number), options)
+            self._set(dataset.name, {_PREFIX + mark: None})
+
     def _delete_share(self, dataset: Dataset) -> None:
         """Delete what the properties name, if it still is what it was; then drop the property."""
+        if self.protocol == "nvmeof":
+            self._delete_nvmeof(dataset)
+            return
         if self.protocol == "iscsi":
             asset = dataset.user.get(f"{_PREFIX}freenas_iscsi_assets_name", dataset.name.rpartition("/")[2])
             for kind in ("target", "extent"):
@@ -348,6 +421,8 @@ class Driver:
                 "iqn": f"{self.nas.machine.basename}:{name.lower()}",
                 "lun": "0",
             }
+        elif self.protocol == "nvmeof":
+            attributes |= self._nvmeof_attributes(name.lower())
         else:
             share = mountpoint(path) if self.protocol == "nfs" else name.lower()
             attributes |= {"server": self._server, "share": share}
@@ -355,6 +430,23 @@ class Driver:
         if self.instance_id is not None:
             attributes["provisioner_driver_instance_id"] = self.instance_id
         return attributes
+
+    def _nvmeof_attributes(self, asset: str) -> dict[str, str]:
+        """Where the namespace is; before there is one, what its subsystem is going to be called."""
+        tables = self.nas.machine.tables
+        named = tables["nvmet.subsys"].where("name", asset)
+        base = self.nas.call("nvmet.global.config")["basenqn"]
+        nsids = [
+            row["nsid"]
+            for row in tables["nvmet.namespace"].rows.values()
+            if named and row["subsys_id"] == named[0]["id"]
+        ]
+        return {
+            "transport": f"tcp://{self._server}:4420",
+            "transports": "",
+            "nqn": named[0]["subnqn"] if named else f"{base}:{asset}",
+            "nsid": str(nsids[0] if nsids else 1),
+        }
 
 
 def _prefixed(marks: Mapping[str, str]) -> dict[str, str]:
