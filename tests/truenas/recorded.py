@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from truetally.errors import AccessDenied, SourceUnavailable
 from truetally.sources.truenas.calls import CallFailed, Fault
 from truetally.sources.truenas.generations import LEGACY, Generation, generation
 
@@ -35,7 +36,12 @@ class RecordingSession:
         return msgspec.json.decode(msgspec.json.encode(answer), type=type_)
 
     async def permitted(self, role: str, method: str, *params: Any, type_: Any = Any) -> Any:
-        return await self.call(method, *params, type_=type_)
+        try:
+            return await self.call(method, *params, type_=type_)
+        except CallFailed as error:
+            if error.fault is Fault.NOT_PERMITTED:
+                raise AccessDenied("nas1", f"call {method}", f"grant {role}") from error
+            raise SourceUnavailable("nas1", error.reason) from error
 
 
 def answers(literal: dict[str, Any]) -> Callable[..., Any]:

@@ -71,7 +71,7 @@ def _check_request(train: str, method: str, params: list[Any]) -> bool:
 
 def _furnished(train: str) -> LabNas:
     """A NAS with something of every kind that the lab can have."""
-    nas = LabNas(train if train in ("25.04", "25.10", "26.0") else "25.04")
+    nas = LabNas(train)
     nas.zfs.create_pool("tank")
     nas.ssh.create_dataset("tank/k8s")
     nas.ssh.create_dataset(VOLUME, user={"democratic-csi:managed_resource": "true"})
@@ -80,7 +80,7 @@ def _furnished(train: str) -> LabNas:
     nas.ssh.snapshot(f"{VOLUME}@auto-2")
     nas.call("sharing.nfs.create", {"path": f"/mnt/{VOLUME}"})
     nas.call("sharing.smb.create", {"name": "a", "path": f"/mnt/{VOLUME}"})
-    nas.call("iscsi.portal.create", {"listen": [{"ip": "0.0.0.0", "port": 3260}]})
+    nas.call("iscsi.portal.create", {"listen": [{"ip": "0.0.0.0"}]})
     nas.call("iscsi.initiator.create", {"comment": "x"})
     group = {"portal": 1, "initiator": 1, "authmethod": "NONE", "auth": None}
     nas.call("iscsi.target.create", {"name": "z", "groups": [group]})
@@ -101,7 +101,7 @@ def _lab_answers(nas: LabNas):
     def answer(method: str, *params: Any) -> Any:
         try:
             return nas.call(method, *params)
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             made = _made(nas.machine.version, method)
             return made if made is not None else CallFailed(Fault.NO_METHOD, str(error))
 
