@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 from truetally.lab.nas.native import NATIVES, raw
 
@@ -113,6 +114,8 @@ class Dataset:
     used_bytes: int = 0
     charged_bytes: int = 0
     compression_ratio: float = 1.0
+    # Of the last rows shown to children (`tree.py`), with the bequest that they were made of.
+    shown_to_children: tuple[object, dict[str, Any]] | None = None
     _bequest: tuple[int, dict[str, Effective]] | None = None
 
     def __post_init__(self) -> None:
@@ -224,11 +227,6 @@ class Dataset:
     def refreservation_bytes(self) -> int:
         """What is kept and not yet written: a snapshot takes what was written out of it again."""
         return max(self.refreservation - self.unique_bytes, 0)
-
-    @property
-    def logical_bytes(self) -> int:
-        """What it and its snapshots hold, before compression."""
-        return int((self.own_bytes + self.snapshots_bytes) * self.compression_ratio)
 
     def set_native(self, name: str, value: str | int | bool | None) -> None:
         """`zfs set`, or `zfs inherit` for None; what a thick zvol keeps follows its size.

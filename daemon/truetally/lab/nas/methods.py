@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from truetally.lab.nas import filesystem, nvmet, replication, sharing, storage, system
+from truetally.lab.nas import encryption, filesystem, nvmet, replication, sharing, storage, system
 from truetally.lab.nas.table import METHODS, Caller, Method, call, find
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "Caller",
     "Method",
     "call",
+    "encryption",
     "filesystem",
     "find",
     "nvmet",

@@ -145,3 +145,10 @@ def available(dataset: Dataset, pool_bytes: int) -> int:
     if dataset.refquota:
         left = min(left, dataset.refquota - dataset.referenced_bytes)
     return max(left, 0)
+
+
+def logical(dataset: Dataset) -> int:
+    """What a dataset, its snapshots and all below it hold, before compression."""
+    return sum(
+        int((each.own_bytes + each.snapshots_bytes) * each.compression_ratio) for each in dataset.below()
+    )

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from truetally.lab.nas import tree
+from truetally.lab.nas.encryption import encrypt
 from truetally.lab.nas.failures import CallError, InstanceNotFound, Invalid
 from truetally.lab.nas.filesystem import forget
 from truetally.lab.nas.jobs import jobs_of
@@ -89,9 +90,16 @@ def _query(caller: Caller, filters: Any, options: Any) -> Query:
 @method("pool.query", "POOL_READ")
 def pool_query(caller: Caller, filters: Any = (), options: Any = None) -> Any:
     """All pools."""
-    newest = caller.machine.number >= (26, 0)
-    rows = [tree.pool_row(pool, newest=newest) for pool in caller.machine.zfs.pools.values()]
-    return _query(caller, filters, options).apply(rows)
+    return _query(caller, filters, options).apply(pool_rows(caller.machine))
+
+
+def pool_rows(machine: Machine) -> list[Row]:
+    """All pools as this version shows them."""
+    number, now = machine.number, machine.now()
+    return [
+        tree.pool_row(pool, newest=number >= (26, 0), number=number, now=now)
+        for pool in machine.zfs.pools.values()
+    ]
 
 
 @method("pool.dataset.query", "DATASET_READ")
@@ -185,7 +193,7 @@ def dataset_create(caller: Caller, data: Any) -> Row:
         sparse=given["type"] != "VOLUME" or given["sparse"],
         native=native,
     )
-    made.encrypted = bool(given["encryption"])
+    encrypt(made, given)
     made.comments = given["comments"] if given["comments"] != "INHERIT" else ""
     row = _instance(machine, made)
     # The fields of dataset events are sent by hand, from 25.04 too (dataset.py `do_create`).
@@ -422,11 +430,8 @@ def snapshot_query(caller: Caller, filters: Any = (), options: Any = None) -> An
     """Snapshots; only names are quick to read."""
     machine, query = caller.machine, _query(caller, filters, options)
     least, most = query.option("min_txg", 0) or 0, query.option("max_txg", 0) or 0
-    chosen = [
-        taken
-        for taken in _candidates(machine, query)
-        if taken.txg >= least and (not most or taken.txg <= most)
-    ]
+    candidates, query = tree.page_by_path(machine.zfs, query) or (_candidates(machine, query), query)
+    chosen = [taken for taken in candidates if taken.txg >= least and (not most or taken.txg <= most)]
     if query.count or list(query.select) == ["name"]:
         return query.apply(map(tree.snapshot_name_row, chosen))
     if not query.filters and not query.order_by and not query.get:

@@ -8,43 +8,28 @@ property LOCAL, the inherited ones too.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
+from truetally.lab.nas import space
+from truetally.lab.nas.dataset import Effective
+from truetally.lab.nas.native import NATIVES, RENAMED, Shape
+from truetally.lab.nas.pool import GROUPS, Scan, Vdev
+from truetally.lab.nas.query import Query
 from truetally.lab.nas.zfs import Dataset, Pool, Snapshot, Zfs, under
 
 Row = dict[str, Any]
-_PLAIN = {
-    "deduplication": "OFF",
-    "aclmode": "DISCARD",
-    "acltype": "POSIX",
-    "xattr": "SA",
-    "casesensitivity": "SENSITIVE",
-    "checksum": "ON",
-    "sync": "STANDARD",
-    "compression": "LZ4",
-    "snapdir": "HIDDEN",
-    "snapdev": "HIDDEN",
-}
-# ZFS's own names of those that the middleware shows under another one.
-_RENAMED = {"dedup": "deduplication", "special_small_blocks": "special_small_block_size"}
+# What the middleware shows in place of ZFS's own names, and for what only encryption has.
+_SHOWN = {own: shown for shown, own in RENAMED.items()}
+_KEYS = {"encryption_algorithm": "encryption", "key_format": "keyformat"}
+_ASKED = {own: shown for shown, own in {**RENAMED, **_KEYS}.items()}
 _FILESYSTEM_ONLY = frozenset(
-    [
-        "aclmode",
-        "acltype",
-        "atime",
-        "casesensitivity",
-        "exec",
-        "mountpoint",
-        "quota",
-        "recordsize",
-        "refquota",
-        "snapdir",
-        "xattr",
-    ]
+    ["mountpoint", *(name for name, native in NATIVES.items() if native.only == "FILESYSTEM")]
 )
-_VOLUME_ONLY = frozenset(("volblocksize", "volsize"))
+_VOLUME_ONLY = frozenset(name for name, native in NATIVES.items() if native.only == "VOLUME")
 _OLD_ENGINE_ONLY = frozenset(
     ("referenced", "written", "logicalused", "guid", "createtxg", "snapshots_changed")
 )
@@ -64,38 +49,49 @@ def human(size: int) -> str:
     return f"{number:.3g}{_SUFFIXES[suffix]}" if suffix else str(size)
 
 
-def _property(raw: str, parsed: Any, value: str | None, source: str = "LOCAL") -> Row:
-    return {"parsed": parsed, "rawvalue": raw, "value": value, "source": source, "source_info": None}
+def _property(
+    raw: str, parsed: Any, value: str | None, source: str = "LOCAL", info: str | None = None
+) -> Row:
+    return {"parsed": parsed, "rawvalue": raw, "value": value, "source": source, "source_info": info}
 
 
 def _size(number: int, source: str = "NONE") -> Row:
     return _property(str(number), number, human(number), source)
 
 
-def _limit(number: int) -> Row:
-    # An unset limit is null for TrueNAS, not zero.
-    return _size(number, "LOCAL") if number else _property("0", None, None, "DEFAULT")
+def _shown(shape: Shape, effective: Effective) -> Row:
+    raw, source, info = effective
+    if shape is Shape.WORD:
+        return _property(raw, raw, raw.upper(), source, info)
+    if shape is Shape.SWITCH:
+        return _property(raw, raw == "on", raw.upper(), source, info)
+    if shape is Shape.LIMIT and raw == "0":
+        # An unset limit is null for TrueNAS, not zero.
+        return _property("0", None, None, source, info)
+    value = raw if shape is Shape.NUMBER else human(int(raw))
+    return _property(raw, int(raw), value, source, info)
 
 
-def _switch(on: bool, source: str = "DEFAULT") -> Row:
-    return _property("on" if on else "off", on, "ON" if on else "OFF", source)
-
-
-_CONSTANT: Mapping[str, Row] = {
-    **{name: _property(value.lower(), value.lower(), value, "DEFAULT") for name, value in _PLAIN.items()},
-    "compressratio": _property("1.00", "1.00", "1.00x", "NONE"),
-    "copies": _property("1", 1, "1", "DEFAULT"),
-    "atime": _switch(on=False),
-    "exec": _switch(on=True),
+_PLAIN: Mapping[str, Row] = {
     "key_format": _property("none", "none", None, "DEFAULT"),
     "pbkdf2iters": _property("0", "0", "0", "DEFAULT"),
-    "special_small_block_size": _property("0", "0", "0", "DEFAULT"),
     "encryption_algorithm": _property("off", "off", None, "DEFAULT"),
 }
-_ENCRYPTED: Mapping[str, Row] = {
-    "key_format": _property("hex", "hex", "HEX"),
-    "encryption_algorithm": _property("aes-256-gcm", "aes-256-gcm", "AES-256-GCM", "NONE"),
-}
+
+
+def _encryption(dataset: Dataset) -> Mapping[str, Row]:
+    key = dataset.encryption
+    if key is None:
+        return _PLAIN
+    own = key.root is dataset
+    iterations = str(key.pbkdf2iters)
+    return {
+        "key_format": _property(
+            key.key_format, key.key_format, key.key_format.upper(), "LOCAL" if own else "NONE"
+        ),
+        "pbkdf2iters": _property(iterations, iterations, iterations, "LOCAL" if own else "NONE"),
+        "encryption_algorithm": _property(key.algorithm, key.algorithm, key.algorithm.upper(), "NONE"),
+    }
 
 
 def mountpoint(name: str) -> str:
@@ -104,55 +100,70 @@ def mountpoint(name: str) -> str:
 
 
 def available_bytes(dataset: Dataset, pools: Mapping[str, Pool]) -> int:
-    """What is still free for a dataset, its own quota considered."""
-    pool = pools[dataset.pool]
-    free = max(pool.size_bytes - pool.root.used_bytes, 0)
-    limit = dataset.refquota or dataset.quota
-    return min(free, max(limit - dataset.referenced_bytes, 0)) if limit else free
+    """What is still free for a dataset, quotas and reservations considered."""
+    return space.available(dataset, pools[dataset.pool].size_bytes)
 
 
-def _snapshots_bytes(dataset: Dataset) -> int:
-    return sum(taken.used_bytes for taken in dataset.snapshots.values())
+def _natives(dataset: Dataset) -> dict[str, Row]:
+    """The rows of ZFS's own properties; those that are merely inherited are made once for all children."""
+    parent = dataset.parent
+    if parent is None:
+        return {_SHOWN.get(n, n): _shown(native.shape, dataset.effective(n)) for n, native in NATIVES.items()}
+    found = dict(_inherited(parent))
+    for name in (*dataset.native, *dataset.native_received):
+        found[_SHOWN.get(name, name)] = _shown(NATIVES[name].shape, dataset.effective(name))
+    return found
+
+
+def _inherited(parent: Dataset) -> dict[str, Row]:
+    bequest = parent.bequest()
+    cached = parent.shown_to_children
+    if cached is None or cached[0] is not bequest:
+        rows = {
+            _SHOWN.get(name, name): _shown(
+                native.shape, bequest[name] if native.inherited else (native.default, "DEFAULT", None)
+            )
+            for name, native in NATIVES.items()
+        }
+        cached = parent.shown_to_children = (bequest, rows)
+    return cached[1]
+
+
+def _ratio(dataset: Dataset) -> Row:
+    # Of the dataset itself, though ZFS counts what is below too (inferred to be near enough).
+    raw = f"{dataset.compression_ratio:.2f}"
+    return _property(raw, raw, f"{raw}x", "NONE")
 
 
 def _properties(dataset: Dataset, pools: Mapping[str, Pool]) -> Row:
-    snapshots = _snapshots_bytes(dataset)
-    children = sum(child.used_bytes for child in dataset.children.values())
     created = int(dataset.created_at.timestamp())
-    referenced = _size(dataset.referenced_bytes)
     where = mountpoint(dataset.name)
+    guid, txg = str(dataset.guid), str(dataset.txg)
     return {
-        **_CONSTANT,
-        **(_ENCRYPTED if dataset.encrypted else {}),
+        **_natives(dataset),
+        **_encryption(dataset),
+        "compressratio": _ratio(dataset),
         "origin": _property(dataset.origin, dataset.origin, dataset.origin, "NONE"),
         "creation": _property(str(created), date(dataset.created_at), dataset.created_at.ctime(), "NONE"),
         "used": _size(dataset.used_bytes),
-        "usedbychildren": _size(children),
-        "usedbydataset": referenced,
-        "usedbyrefreservation": _size(0),
-        "usedbysnapshots": _size(snapshots),
+        "usedbychildren": _size(dataset.children_bytes),
+        "usedbydataset": _size(dataset.own_bytes),
+        "usedbyrefreservation": _size(dataset.refreservation_bytes),
+        "usedbysnapshots": _size(dataset.snapshots_bytes),
         "available": _size(available_bytes(dataset, pools)),
-        "readonly": _switch(dataset.readonly),
-        "reservation": _limit(dataset.reservation),
-        "refreservation": _limit(dataset.refreservation),
-        "quota": _limit(dataset.quota),
-        "refquota": _limit(dataset.refquota),
-        "recordsize": _size(dataset.recordsize, "DEFAULT"),
-        "volsize": _size(dataset.volsize, "LOCAL"),
-        "volblocksize": _size(dataset.volblocksize, "DEFAULT"),
         "mountpoint": _property(where, where, where, "DEFAULT"),
-        "referenced": referenced,
-        "written": referenced,
-        "logicalused": referenced,
-        "guid": _property(str(dataset.txg << 20), dataset.txg << 20, str(dataset.txg << 20), "NONE"),
-        "createtxg": _property(str(dataset.txg), dataset.txg, str(dataset.txg), "NONE"),
+        "referenced": _size(dataset.referenced_bytes),
+        "written": _size(dataset.unique_bytes),
+        "logicalused": _size(space.logical(dataset)),
+        "guid": _property(guid, dataset.guid, guid, "NONE"),
+        "createtxg": _property(txg, dataset.txg, txg, "NONE"),
         "snapshots_changed": _changed(dataset),
     }
 
 
 def _changed(dataset: Dataset) -> Row:
-    newest = max((int(taken.created_at.timestamp()) for taken in dataset.snapshots.values()), default=0)
-    return _property(str(newest), newest, str(newest), "NONE")
+    at = int(dataset.snapshots_changed.timestamp()) if dataset.snapshots_changed is not None else 0
+    return _property(str(at), at, str(at), "NONE")
 
 
 def _names(dataset: Dataset, wanted: Collection[str] | None, *, old_engine: bool) -> frozenset[str] | None:
@@ -172,21 +183,22 @@ def dataset_row(
     user_properties: bool = True,
 ) -> Row:
     """A dataset as `pool.dataset.query` shows it, without its children."""
+    key = dataset.encryption
     row: Row = {
         "id": dataset.name,
         "name": dataset.name,
         "pool": dataset.pool,
         "type": dataset.kind,
-        "encrypted": dataset.encrypted,
-        "encryption_root": dataset.name if dataset.encrypted else None,
-        "key_loaded": (not dataset.locked) if dataset.encrypted else None,
+        "encrypted": key is not None,
+        "encryption_root": key.root.name if key is not None else None,
+        "key_loaded": key.loaded if key is not None else None,
         "locked": dataset.locked,
         "children": [],
     }
     properties = _properties(dataset, zfs.pools)
     left_out = _names(dataset, wanted, old_engine=old_engine)
     if left_out is None:
-        shown = {_RENAMED.get(name, name) for name in wanted or ()}
+        shown = {_ASKED.get(name, name) for name in wanted or ()}
         row.update({name: value for name, value in properties.items() if name in shown})
     else:
         row.update({name: value for name, value in properties.items() if name not in left_out})
@@ -201,9 +213,11 @@ def dataset_row(
 
 
 def _user_rows(dataset: Dataset, *, old_engine: bool) -> Row:
+    if not old_engine:
+        return {key: _property(value, value, value) for key, (value, _) in dataset.user_properties().items()}
     return {
-        key: _property(value, value, value, source if old_engine else "LOCAL")
-        for key, (value, source) in dataset.user_properties().items()
+        key: _property(value, value, value, source, info)
+        for key, (value, source, info) in dataset.user_effective().items()
     }
 
 
@@ -212,10 +226,6 @@ def nested(top: Dataset, rows: Mapping[str, Row]) -> Row:
     row = rows[top.name]
     row["children"] = [nested(child, rows) for child in top.children.values()]
     return row
-
-
-def _resource_source(name: str) -> Row:
-    return {"type": "NONE" if name in ("used", "available", "creation", "origin") else "LOCAL", "value": None}
 
 
 def resource_row(
@@ -227,7 +237,7 @@ def resource_row(
         shown = _resource_properties(dataset, zfs, properties, source=source)
     return {
         "createtxg": dataset.txg,
-        "guid": dataset.txg << 20,
+        "guid": dataset.guid,
         "name": dataset.name,
         "pool": dataset.pool,
         "properties": shown,
@@ -241,16 +251,12 @@ def resource_row(
 
 def _resource_properties(dataset: Dataset, zfs: Zfs, wanted: Collection[str], *, source: bool) -> Row:
     foreign = _VOLUME_ONLY if dataset.kind == "FILESYSTEM" else _FILESYSTEM_ONLY
-    every = _properties(dataset, zfs.pools)
-    back = {shown: name for name, shown in _RENAMED.items()} | {
-        "encryption_algorithm": "encryption",
-        "key_format": "keyformat",
-    }
-    names = {back.get(name, name): value for name, value in every.items() if name not in foreign}
+    back = {**RENAMED, **_KEYS}
     return {
-        name: _resource_property(name, value, source=source)
-        for name, value in names.items()
-        if not wanted or name in wanted
+        own: _resource_property(own, value, source=source)
+        for name, value in _properties(dataset, zfs.pools).items()
+        if name not in foreign and (not wanted or back.get(name, name) in wanted)
+        for own in (back.get(name, name),)
     }
 
 
@@ -262,37 +268,50 @@ def _resource_property(name: str, shown: Row, *, source: bool) -> Row:
         value = shown["rawvalue"] or None
     elif shown["rawvalue"] == "0" and value is None:
         value = 0
-    return {"raw": shown["rawvalue"], "source": _resource_source(name) if source else None, "value": value}
+    whence = {"type": shown["source"], "value": shown.get("source_info")} if source else None
+    return {"raw": shown["rawvalue"], "source": whence, "value": value}
 
 
 def snapshot_user_properties(snapshot: Snapshot, zfs: Zfs) -> dict[str, tuple[str, str]]:
     """A snapshot's user properties, those of its dataset inherited."""
     above = zfs.datasets[snapshot.dataset].user_properties()
     inherited = {key: (value, "INHERITED") for key, (value, _) in above.items()}
-    return inherited | {key: (value, "LOCAL") for key, value in snapshot.user.items()}
-
-
-def _snapshot_properties(snapshot: Snapshot, wanted: Collection[str] | None, *, newest: bool) -> Row:
-    created = int(snapshot.created_at.timestamp())
-    plain: dict[str, tuple[str, Any]] = {
-        "type": ("snapshot", "snapshot"),
-        "creation": (str(created), date(snapshot.created_at)),
-        "used": (str(snapshot.used_bytes), snapshot.used_bytes),
-        "referenced": (str(snapshot.referenced_bytes), snapshot.referenced_bytes),
-        "createtxg": (str(snapshot.txg), str(snapshot.txg)),
-        "guid": (str(snapshot.txg << 20), str(snapshot.txg << 20)),
+    own = snapshot.user.items()
+    return inherited | {
+        key: (value, "RECEIVED" if key in snapshot.received else "LOCAL") for key, value in own
     }
+
+
+def _snapshot_properties(
+    snapshot: Snapshot, zfs: Zfs, wanted: Collection[str] | None, *, newest: bool
+) -> Row:
+    plain: dict[str, Callable[[], tuple[str, Any]]] = {
+        "type": lambda: ("snapshot", "snapshot"),
+        "creation": lambda: (str(int(snapshot.created_at.timestamp())), date(snapshot.created_at)),
+        "used": lambda: (str(snapshot.used_bytes), snapshot.used_bytes),
+        "referenced": lambda: (str(snapshot.referenced_bytes), snapshot.referenced_bytes),
+        "createtxg": lambda: (str(snapshot.txg), str(snapshot.txg)),
+        "guid": lambda: (str(snapshot.guid), str(snapshot.guid)),
+        "written": lambda: _written(snapshot, zfs),
+    }
+    if snapshot.volsize:
+        plain["volsize"] = lambda: (str(snapshot.volsize), snapshot.volsize)
     if not newest:
         # 26's schemas know no property that tells clones, holds or a deferred destroy.
-        plain["userrefs"] = (str(len(snapshot.holds)), len(snapshot.holds))
-        plain["defer_destroy"] = ("on" if snapshot.defer_destroy else "off", snapshot.defer_destroy)
-        clones = ",".join(sorted(snapshot.clones))
-        plain["clones"] = (clones, clones)
-    return {
-        name: {"value": raw, "rawvalue": raw, "parsed": parsed, "source": "NONE"}
-        for name, (raw, parsed) in plain.items()
-        if wanted is None or name in wanted
-    }
+        plain["userrefs"] = lambda: (str(len(snapshot.holds)), len(snapshot.holds))
+        plain["defer_destroy"] = lambda: ("on" if snapshot.defer_destroy else "off", snapshot.defer_destroy)
+        plain["clones"] = lambda: (",".join(sorted(snapshot.clones)),) * 2
+    shown = plain if wanted is None else [name for name in plain if name in wanted]
+    rows: Row = {}
+    for name in shown:
+        raw, parsed = plain[name]()
+        rows[name] = {"value": raw, "rawvalue": raw, "parsed": parsed, "source": "NONE"}
+    return rows
+
+
+def _written(snapshot: Snapshot, zfs: Zfs) -> tuple[str, int]:
+    size = space.written(zfs.datasets[snapshot.dataset], snapshot)
+    return str(size), size
 
 
 def snapshot_name_row(snapshot: Snapshot) -> Row:
@@ -308,6 +327,30 @@ def snapshot_name_row(snapshot: Snapshot) -> Row:
     }
 
 
+def page_by_path(zfs: Zfs, query: Query) -> tuple[list[Snapshot], Query] | None:
+    """A page of snapshots that is asked for by path alone, and what is left to do; None for other queries.
+
+    A page `[["id", ">", last]]` in the order of ids needs no row but those it shows.
+    """
+    asked = query.option("min_txg") or query.option("max_txg")
+    if asked or query.get or query.count or list(query.order_by) not in (["id"], ["name"]):
+        return None
+    paths, snapshots = zfs.snapshots_by_path()
+    first, last = 0, len(paths)
+    for each in query.filters:
+        if len(each) != 3 or each[0] not in ("id", "name") or not isinstance(each[2], str):
+            return None
+        if each[1] in (">", ">="):
+            first = max(first, (bisect_right if each[1] == ">" else bisect_left)(paths, each[2]))
+        elif each[1] in ("<", "<="):
+            last = min(last, (bisect_left if each[1] == "<" else bisect_right)(paths, each[2]))
+        else:
+            return None
+    first += query.offset
+    last = min(last, first + query.limit) if query.limit else last
+    return snapshots[first:last], replace(query, filters=(), order_by=(), offset=0, limit=0)
+
+
 def snapshot_row(
     snapshot: Snapshot,
     zfs: Zfs,
@@ -318,7 +361,7 @@ def snapshot_row(
 ) -> Row:
     """A snapshot as `pool.snapshot.query` shows it; `wanted` None means every property."""
     row = snapshot_name_row(snapshot)
-    properties = _snapshot_properties(snapshot, wanted, newest=newest)
+    properties = _snapshot_properties(snapshot, zfs, wanted, newest=newest)
     if wanted is None and not newest:
         for key, (value, source) in snapshot_user_properties(snapshot, zfs).items():
             properties[key] = {"value": value, "rawvalue": value, "parsed": value, "source": source}
@@ -334,12 +377,12 @@ def snapshot_resource_row(
     """A snapshot as `zfs.resource.snapshot.query` (26) shows it: every hold tag is visible here."""
     # None asks for no properties, an empty list for the default ones.
     wanted = (properties or None) if properties is not None else ()
-    every = _snapshot_properties(snapshot, wanted, newest=True)
+    every = _snapshot_properties(snapshot, zfs, wanted, newest=True)
     shown = {name: _resource_property(name, value, source=False) for name, value in every.items()}
     users = snapshot_user_properties(snapshot, zfs) if user else {}
     return {
         "createtxg": snapshot.txg,
-        "guid": snapshot.txg << 20,
+        "guid": snapshot.guid,
         "name": snapshot.path,
         "pool": snapshot.dataset.partition("/")[0],
         "dataset": snapshot.dataset,
@@ -351,8 +394,83 @@ def snapshot_resource_row(
     }
 
 
-def pool_row(pool: Pool, *, newest: bool) -> Row:
-    """A pool as `pool.query` shows it; one that is offline has no sizes."""
+def scan_row(scan: Scan, now: datetime) -> Row:
+    """A scrub or resilver as pools and scan events show it."""
+    ended, progress, state = scan.ended_at(now), scan.progress(now), scan.state(now)
+    return {
+        "function": scan.function,
+        "state": state,
+        "start_time": date(scan.started_at),
+        "end_time": date(ended) if ended is not None else None,
+        "percentage": round(progress * 100, 4),
+        "bytes_to_process": scan.size_bytes,
+        "bytes_processed": int(scan.size_bytes * progress),
+        "bytes_issued": int(scan.size_bytes * progress),
+        "pause": date(scan.paused_at) if scan.paused_at is not None else None,
+        "errors": scan.errors,
+        "total_secs_left": scan.seconds_left(now) if state == "SCANNING" else None,
+    }
+
+
+_NEVER_SCANNED: Row = dict.fromkeys(
+    [
+        *("function", "state", "start_time", "end_time", "percentage", "bytes_to_process"),
+        *("bytes_processed", "bytes_issued", "pause", "errors", "total_secs_left"),
+    ]
+)
+
+
+def vdev_row(vdev: Vdev, pool: Pool) -> Row:
+    """A device as `topology` shows it; sizes and counts of what it did are the pool's shares (inferred)."""
+    leaf = not vdev.children
+    parts = max(sum(1 for _ in pool.disks()), 1)
+    row: Row = {
+        "name": vdev.disk if leaf else f"{vdev.kind.lower()}-{vdev.guid % 10}",
+        "type": vdev.kind,
+        "path": f"/dev/disk/by-partuuid/{vdev.guid:032x}" if leaf else None,
+        "guid": str(vdev.guid),
+        "status": vdev.status,
+        "stats": {
+            "timestamp": 0,
+            "read_errors": vdev.read_errors,
+            "write_errors": vdev.write_errors,
+            "checksum_errors": vdev.checksum_errors,
+            "ops": [0, 0, 0, 0, 0, 0],
+            "bytes": [0, 0, 0, 0, 0, 0],
+            "size": 0 if leaf else pool.size_bytes,
+            "allocated": 0 if leaf else pool.root.used_bytes,
+            "fragmentation": 0,
+            "self_healed": 0,
+            "configured_ashift": 12,
+            "logical_ashift": 9,
+            "physical_ashift": 12,
+        },
+        "children": [vdev_row(child, pool) for child in vdev.children],
+        "unavail_disk": None,
+    }
+    if leaf:
+        gone = vdev.status in ("UNAVAIL", "REMOVED")
+        row["device"] = None if gone else f"{vdev.disk}1"
+        row["disk"] = None if gone else vdev.disk
+        row["stats"]["size"] = pool.size_bytes // parts if vdev.kind != "DISK" else pool.size_bytes
+    return row
+
+
+def topology_row(pool: Pool) -> Row:
+    """All devices of a pool by what they are for."""
+    return {name: [vdev_row(each, pool) for each in pool.vdevs.get(name, ())] for name in GROUPS}
+
+
+def pool_row(
+    pool: Pool, *, newest: bool, number: tuple[int, int] = (25, 10), now: datetime | None = None
+) -> Row:
+    """A pool as `pool.query` shows it; one that is offline has no sizes.
+
+    Args:
+        newest: whether the version is 26 or newer.
+        number: the version; older ones lack fields, and show nothing where newer ones show null.
+        now: what a running scan's progress is read at.
+    """
     size = pool.size_bytes if pool.imported else None
     used = pool.root.used_bytes if pool.imported else None
     free = pool.size_bytes - pool.root.used_bytes if pool.imported else None
@@ -360,15 +478,15 @@ def pool_row(pool: Pool, *, newest: bool) -> Row:
         "id": pool.id,
         "name": pool.name,
         "guid": str(pool.guid),
-        "status": pool.status if pool.imported else "OFFLINE",
+        "status": pool.state,
         "path": mountpoint(pool.name),
-        "scan": None,
-        "expand": None,
+        "scan": _pool_scan(pool, number, now),
+        "expand": None if number >= (25, 4) else {},
         "is_upgraded": True,
         "healthy": pool.healthy,
-        "warning": False,
-        "status_code": "OK" if pool.healthy else None,
-        "status_detail": None,
+        "warning": pool.imported and not pool.healthy,
+        "status_code": pool.status_code,
+        "status_detail": pool.status_detail,
         "size": size,
         "allocated": used,
         "free": free,
@@ -381,11 +499,25 @@ def pool_row(pool: Pool, *, newest: bool) -> Row:
         "free_str": str(free) if pool.imported else None,
         "freeing_str": "0" if pool.imported else None,
         "autotrim": {"parsed": "off", "rawvalue": "off", "source": "DEFAULT", "value": "off"},
-        "topology": None,
+        "topology": topology_row(pool) if pool.imported else None,
     }
     if newest:
         row["all_sed"] = False
+    if number < (25, 4):
+        row["topology"] = row["topology"] or {name: [] for name in GROUPS}
+        del row["dedup_table_size"], row["dedup_table_quota"]
+    if number < (24, 10):
+        del row["expand"]
+    if number < (23, 10):
+        del row["status_code"]
+        row |= {"encrypt": 0, "encryptkey": "", "encryptkey_path": None, "is_decrypted": True}
     return row
+
+
+def _pool_scan(pool: Pool, number: tuple[int, int], now: datetime | None) -> Row | None:
+    if pool.scan is not None and pool.imported:
+        return scan_row(pool.scan, now if now is not None else pool.scan.started_at)
+    return dict(_NEVER_SCANNED) if number < (25, 10) else None
 
 
 def datasets_under(zfs: Zfs, paths: Iterable[str]) -> Iterator[Dataset]:

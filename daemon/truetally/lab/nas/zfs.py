@@ -134,12 +134,13 @@ class Zfs:
                 dataset.set_native(key, value)
             if volsize and not sparse:
                 dataset.native["refreservation"] = str(thick_bytes(dataset))
-            space.bear(dataset, _EMPTY)
-            if dataset.charged_bytes > left:
-                raise CallError(f"cannot create '{name}': out of space", errno.ENOSPC)
         except CallError:
             self._leave_tree(dataset)
             raise
+        space.bear(dataset, _EMPTY)
+        if dataset.charged_bytes > left:
+            self._leave_tree(dataset)
+            raise CallError(f"cannot create '{name}': out of space", errno.ENOSPC)
         return dataset
 
     def take(self, name: str, leaf: str, *, user: Mapping[str, str] | None = None) -> Snapshot:
