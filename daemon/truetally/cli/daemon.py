@@ -21,7 +21,8 @@ _CONFIG = Path("/etc/truetally/truetally.yaml")
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-def _config_option(command: Command) -> Command:
+def config_option(command: Command) -> Command:
+    """Add `--config`."""
     return click.option(
         "-c",
         "--config",
@@ -35,7 +36,7 @@ def _config_option(command: Command) -> Command:
 
 
 @click.command()
-@_config_option
+@config_option
 @click.pass_context
 def run(ctx: click.Context, config: Path) -> None:
     """Run the daemon in the foreground, until it is told to stop (SIGTERM or Ctrl-C)."""
@@ -45,7 +46,7 @@ def run(ctx: click.Context, config: Path) -> None:
 
 
 @click.command("check-config")
-@_config_option
+@config_option
 def check_config(config: Path) -> None:
     """Find every mistake in a config file and in the TRUETALLY_ variables that override it.
 

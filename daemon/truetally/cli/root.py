@@ -24,6 +24,7 @@ _COMMANDS = {
     "rules": Lazy("truetally.cli.rules:rules", "What truetally looks for, and how to mend it."),
     "run": Lazy("truetally.cli.daemon:run", "Run the daemon in the foreground."),
     "check-config": Lazy("truetally.cli.daemon:check_config", "Find every mistake in a config file."),
+    "doctor": Lazy("truetally.cli.doctor:doctor", "Why something cannot be watched, and what to grant."),
     "lab": Lazy("truetally.lab.command:lab", "Try truetally on a NAS and a cluster that it brings along."),
     "completion": Lazy("truetally.cli.about:completion", "Print the completion script for a shell."),
     "version": Lazy("truetally.cli.about:version", "Print the version."),

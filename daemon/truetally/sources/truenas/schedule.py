@@ -6,21 +6,8 @@ from collections.abc import Collection, Iterable, Mapping
 
 from truetally.model.refs import Kind
 from truetally.settings import NasSettings
+from truetally.sources.truenas.queries import EVERY, Every
 
-# What changes now and then, and concerns no volume at once.
-_SELDOM = frozenset(
-    {
-        Kind.SYSTEM,
-        Kind.ALERT,
-        Kind.ISCSI_PORTAL,
-        Kind.ISCSI_INITIATOR,
-        Kind.NVME_PORT,
-        Kind.NVME_HOST,
-        Kind.SNAPSHOT_TASK,
-        Kind.REPLICATION_TASK,
-        Kind.API_KEY,
-    }
-)
 # A kind whose listing takes so long is read so rarely that it takes a tenth of the time at most.
 _SHARE = 10.0
 # Hardly ever at the same moment as another client, and never later than configured.
@@ -31,10 +18,12 @@ def interval(kind: Kind, settings: NasSettings, took: float = 0.0) -> float:
     """Seconds until a kind is read again, after a listing that took so many."""
     if (configured := settings.intervals.get(kind.value)) is not None:
         every = configured
-    elif kind is Kind.SNAPSHOT:
-        every = settings.snapshots_every
     else:
-        every = settings.seldom_every if kind in _SELDOM else settings.reconcile_every
+        every = {
+            Every.FAST: settings.reconcile_every,
+            Every.SLOW: settings.seldom_every,
+            Every.SELDOM: settings.snapshots_every,
+        }[EVERY[kind]]
     return max(every.total_seconds(), took * _SHARE)
 
 
@@ -86,6 +75,11 @@ class SnapshotChanges:
     def __init__(self) -> None:
         self._seen: dict[str, int] = {}
         self._again: set[str] = set()
+
+    def prime(self, told: Mapping[str, int]) -> None:
+        """All snapshots have been read, after the datasets told this."""
+        self._seen = dict(told)
+        self._again = set()
 
     def take(self, told: Mapping[str, int]) -> list[str]:
         """The datasets to read now.

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import timedelta
 
 import msgspec
@@ -33,39 +34,33 @@ from truetally.model.observations import (
     SourceState,
     SourceStatus,
     Trouble,
+    Value,
 )
 from truetally.model.refs import TRUENAS_KINDS, Kind, Ref
-from truetally.model.truenas import System
+from truetally.model.truenas import Dataset, Performance, System
 from truetally.settings import NasSettings
-from truetally.sources.truenas import inventory
+from truetally.sources.truenas import decode, inventory
 from truetally.sources.truenas.addresses import connect, find_generation, host_of, http_session
 from truetally.sources.truenas.calls import CallFailed, Change
-from truetally.sources.truenas.hints import COLLECTIONS, hinted
+from truetally.sources.truenas.hints import followed, hinted
 from truetally.sources.truenas.limiter import LastLogin, LoginPace, next_login_at
 from truetally.sources.truenas.logins import Credential, KeyExpired, Standby, log_in
-from truetally.sources.truenas.schedule import Schedule
+from truetally.sources.truenas.schedule import Schedule, SnapshotChanges
 from truetally.sources.truenas.session import Session, Traffic
 
 log = structlog.get_logger(__name__)
 
 # A pool's state comes before the datasets that a pool which is away would hide.
-_ORDER = (
-    Kind.SYSTEM,
-    Kind.POOL,
-    Kind.DATASET,
-    Kind.NFS_SHARE,
-    Kind.SMB_SHARE,
-    Kind.ISCSI_TARGET,
-    Kind.ISCSI_EXTENT,
-    Kind.ISCSI_TARGET_EXTENT,
-    Kind.ISCSI_SESSION,
-    Kind.SERVICE,
-    Kind.ALERT,
-    Kind.SNAPSHOT,
-)
+_FIRST = (Kind.SYSTEM, Kind.POOL, Kind.DATASET)
+_LAST = (Kind.SNAPSHOT,)
+_ORDER = (*_FIRST, *sorted(TRUENAS_KINDS - {*_FIRST, *_LAST}), *_LAST)
+# What is so large that remembering its bytes would cost more than reading it again now and then.
+_NOT_KEPT = frozenset({Kind.SNAPSHOT})
+_REALTIME = "reporting.realtime"
 _MANY_HINTS = 200
 _RELIST_WITHIN = timedelta(seconds=180)
 _CHUNK = 1000
+_AT_ONCE = 8
 
 
 class Pace(msgspec.Struct, frozen=True):
@@ -74,10 +69,14 @@ class Pace(msgspec.Struct, frozen=True):
     Attributes:
         debounce: one change is announced several times, so hints are gathered for so long.
         look_at_key: how often the place of an expired key is looked at for another one.
+        performance: how often the NAS is asked to tell what it does, and how often that is passed on.
+        performance_by_query: the same where it cannot be subscribed to.
     """
 
     debounce: timedelta = timedelta(seconds=1)
     look_at_key: timedelta = timedelta(seconds=30)
+    performance: timedelta = timedelta(seconds=30)
+    performance_by_query: timedelta = timedelta(minutes=5)
     logins: LoginPace = LoginPace()
 
 
@@ -109,6 +108,11 @@ class NasSource:
         self._urls = (settings.url, *settings.failover_urls)
         self._url = settings.url
         self.traffic = Traffic()
+        self._known = {kind: inventory.Known() for kind in _ORDER if kind not in _NOT_KEPT}
+        self._snapshots: dict[str, dict[str, Value]] = {}
+        self._told_changes: dict[str, int] = {}
+        self._snapshot_changes = SnapshotChanges()
+        self._sample: msgspec.Raw | None = None
         self._lost: tuple[Trouble, str] | None = None
         self._failing: set[Kind] = set()
         self._state, self._detail, self._version = SourceState.STARTING, "", ""
@@ -152,8 +156,10 @@ class NasSource:
             SourceUnavailable, AccessDenied: one of them could not be read.
         """
         session = self._connected_session()
-        for ref in sorted(refs):
-            await self._emit([await self._read(ref, session)])
+        ordered = sorted(refs)
+        for at in range(0, len(ordered), _AT_ONCE):
+            some = ordered[at : at + _AT_ONCE]
+            await self._emit(await asyncio.gather(*(self._read(ref, session) for ref in some)))
 
     def status(self) -> SourceStatus:
         """How it stands."""
@@ -265,21 +271,20 @@ class NasSource:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._follow_hints(session))
                 tasks.create_task(self._reconcile(session))
+                tasks.create_task(self._watch_performance(session))
         except ExceptionGroup as failures:
             raise _expected(failures) from failures
 
     async def _subscribe(self, session: Session) -> None:
-        for collection, kind in COLLECTIONS.items():
-            if kind is Kind.SNAPSHOT and collection != session.generation.snapshots:
-                continue
+        for collection in followed(session.generation.since):
             try:
-                await session.subscribe(collection)
+                await session.subscribe(collection.name)
             except CallFailed as error:
                 # Without hints a change is found by the periodic reading.
                 log.info(
                     "collection not subscribed",
                     source=self._settings.name,
-                    collection=collection,
+                    collection=collection.name,
                     reason=error.reason,
                 )
 
@@ -304,6 +309,8 @@ class NasSource:
             await asyncio.sleep(max(0.0, due - self._clock.ticks()))
             began = self._clock.ticks()
             await self._list_or_lose(kind, session)
+            if kind is Kind.DATASET:
+                await self._follow_snapshots(session)
             schedule.done(kind, began, self._clock.ticks(), failed=kind in self._failing)
 
     async def _list_or_lose(self, kind: Kind, session: Session) -> None:
@@ -317,6 +324,8 @@ class NasSource:
                 raise
             self._failing.add(kind)
             await self._lose_one(kind, Trouble.FAILED, error.reason)
+        except inventory.NotTold as error:
+            await self._lose_one(kind, Trouble.UNTOLD, error.reason)
         else:
             self._failing.discard(kind)
 
@@ -328,33 +337,72 @@ class NasSource:
             if self._listed_at[kind] >= asked_after:
                 return
             asked_at = self._clock.ticks()
-            names: set[str] = set()
+            found: dict[str, Value] = {}
             try:
-                async for page in self._pages(kind, session):
-                    names.update(name for name, _ in page)
+                async for page in inventory.listing(
+                    kind, session, self._settings.name, self._known.get(kind)
+                ):
+                    found.update(page)
                     await self._emit_page(kind, page, asked_at)
             except CallFailed as error:
                 raise SourceUnavailable(self._settings.name, error.reason) from error
             self._heard_at = self._clock.ticks()
             self._listed_at[kind] = asked_at
-            await self._emit([Listed(self._settings.name, kind, frozenset(names), asked_at)])
+            absent = inventory.absent(kind, session.generation)
+            await self._emit([Listed(self._settings.name, kind, frozenset(found), asked_at, absent)])
+            self._note(kind, found)
 
     async def _emit_page(self, kind: Kind, page: inventory.Page, asked_at: float) -> None:
         for at in range(0, len(page), _CHUNK):
             chunk = page[at : at + _CHUNK]
             await self._emit([Seen(self._ref(kind, name), value, asked_at) for name, value in chunk])
             await asyncio.sleep(0)
-            self._note_system(chunk)
 
-    def _pages(self, kind: Kind, session: Session) -> AsyncIterator[inventory.Page]:
-        if kind is Kind.ALERT:
-            return inventory.alerts(session)
-        return inventory.listing(kind, session, self._settings.name)
+    def _note(self, kind: Kind, found: Mapping[str, Value]) -> None:
+        """Keeps what the next readings of this or another kind go by."""
+        match kind:
+            case Kind.SYSTEM:
+                for value in found.values():
+                    self._version = value.version if isinstance(value, System) else ""
+            case Kind.DATASET:
+                self._told_changes = {
+                    name: value.snapshots_changed
+                    for name, value in found.items()
+                    if isinstance(value, Dataset) and value.snapshots_changed is not None
+                }
+            case Kind.SNAPSHOT:
+                self._snapshots = {}
+                for name, value in found.items():
+                    self._snapshots.setdefault(name.partition("@")[0], {})[name] = value
+                self._snapshot_changes.prime(self._told_changes)
 
-    def _note_system(self, chunk: inventory.Page) -> None:
-        for _, value in chunk:
-            if isinstance(value, System):
-                self._version = value.version
+    async def _follow_snapshots(self, session: Session) -> None:
+        """Reads the snapshots of those datasets that say that theirs have changed."""
+        async with self._locks[Kind.SNAPSHOT]:
+            if Kind.SNAPSHOT in self._failing or self._listed_at[Kind.SNAPSHOT] == float("-inf"):
+                return
+            due = self._snapshot_changes.take(self._told_changes)
+            if not due:
+                return
+            held = {name: value for each in due for name, value in self._snapshots.get(each, {}).items()}
+            asked_at = self._clock.ticks()
+            found: dict[str, Value] = {}
+            try:
+                async for page in inventory.snapshots_of(session, due, held):
+                    found.update(page)
+                    await self._emit_page(Kind.SNAPSHOT, page, asked_at)
+            except (CallFailed, AccessDenied, SourceUnavailable) as error:
+                # They are read the next time, or with all snapshots.
+                self._snapshot_changes.forget(due)
+                if not session.alive:
+                    raise SourceUnavailable(self._settings.name, str(error)) from error
+                return
+            gone = [Gone(self._ref(Kind.SNAPSHOT, name), asked_at) for name in held.keys() - found.keys()]
+            await self._emit(gone)
+            for each in due:
+                self._snapshots[each] = {}
+            for name, value in found.items():
+                self._snapshots[name.partition("@")[0]][name] = value
 
     async def _read(self, ref: Ref, session: Session) -> Observation:
         asked_at = self._clock.ticks()
@@ -362,15 +410,61 @@ class NasSource:
             value = await inventory.read(ref.kind, ref.name, session, self._settings.name)
         except CallFailed as error:
             raise SourceUnavailable(self._settings.name, error.reason) from error
+        except inventory.NotTold as error:
+            raise SourceUnavailable(self._settings.name, error.reason) from error
         self._heard_at = self._clock.ticks()
+        if ref.kind is Kind.SNAPSHOT:
+            held = self._snapshots.setdefault(ref.name.partition("@")[0], {})
+            if value is None:
+                held.pop(ref.name, None)
+            else:
+                held[ref.name] = value
         return Gone(ref, asked_at) if value is None else Seen(ref, value, asked_at)
 
     def _ref(self, kind: Kind, name: str) -> Ref:
         return Ref(self._settings.name, kind, name)
 
+    # What the NAS does
+
+    async def _watch_performance(self, session: Session) -> None:
+        """Passes on what the NAS tells of itself; a NAS that tells nothing is asked, if it may be."""
+        every = self._pace.performance.total_seconds()
+        subscribed = await self._subscribed_to_performance(session, round(every))
+        if not subscribed:
+            every = self._pace.performance_by_query.total_seconds()
+        while True:
+            value: Performance | None = None
+            if self._sample is not None:
+                value, self._sample = decode.performance(msgspec.json.decode(self._sample)), None
+            elif not subscribed:
+                value = await self._asked_for_performance(session)
+            if value is not None:
+                ref = self._ref(Kind.PERFORMANCE, self._settings.name)
+                await self._emit([Seen(ref, value, self._clock.ticks())])
+            await asyncio.sleep(every)
+
+    async def _subscribed_to_performance(self, session: Session, seconds: int) -> bool:
+        interval = msgspec.json.encode({"interval": max(2, seconds)}).decode()
+        for collection in (f"{_REALTIME}:{interval}", _REALTIME):
+            with suppress(CallFailed):
+                await session.subscribe(collection)
+                return True
+        return False
+
+    async def _asked_for_performance(self, session: Session) -> Performance | None:
+        try:
+            return await inventory.performance(session)
+        except (AccessDenied, SourceUnavailable, CallFailed) as error:
+            if not session.alive:
+                raise SourceUnavailable(self._settings.name, str(error)) from error
+            return None
+
     # Hints
 
     def _hint(self, change: Change) -> None:
+        if change.collection.partition(":")[0] == _REALTIME:
+            self._sample = change.fields
+            return
         if (what := hinted(change)) is not None:
             self._hints[what] = None
             self._hinted.set()
