@@ -153,6 +153,39 @@ def a_share(path: str = PATH, id: int = 1) -> truenas.NfsShare:  # noqa: A002
     return truenas.NfsShare(id, f"/mnt/{path}")
 
 
+NVME_NAME = f"csi-{NAME}-clustera"
+NQN = f"nqn.2011-06.com.truenas:uuid:11111111-2222-3333-4444-555555555555:{NVME_NAME}"
+
+
+def a_zvol(path: str = PATH, asset: str | None = NVME_NAME, **changes: Any) -> truenas.Dataset:
+    """A zvol that `freenas-api-nvmeof` has made, with the marks of its subsystem 1 and namespace 2."""
+    own = {csi.NVMEOF_SUBSYSTEM: "1", csi.NVMEOF_NAMESPACE: "2", csi.NVMEOF_NAME: asset}
+    marks = properties(driver="freenas-api-nvmeof", volume_name=path.rpartition("/")[2], **own)
+    zvol = a_dataset(path, kind="VOLUME", mountpoint=None, user_properties=marks)
+    return msgspec.structs.replace(zvol, **changes)
+
+
+def an_nvme_volume(
+    nqn: str = NQN, nsid: str = "1", handle: str = NAME, **changes: Any
+) -> k8s.PersistentVolume:
+    attributes = {"node_attach_driver": "nvmeof", "nqn": nqn, "nsid": nsid}
+    attributes |= {"provisioner_driver": "freenas-api-nvmeof", "transport": "tcp://10.0.0.10:4420"}
+    return a_volume(csi=a_csi_source(handle, server="", share="", transports="", **attributes), **changes)
+
+
+def a_subsystem(name: str = NVME_NAME, id: int = 1, **changes: Any) -> truenas.NvmeSubsystem:  # noqa: A002
+    nqn = f"{NQN.removesuffix(NVME_NAME)}{name}"
+    return msgspec.structs.replace(truenas.NvmeSubsystem(id, name, nqn, any_host=True), **changes)
+
+
+def a_namespace(device: str = PATH, **changes: Any) -> truenas.NvmeNamespace:
+    return msgspec.structs.replace(truenas.NvmeNamespace(2, 1, 1, "ZVOL", device), **changes)
+
+
+def an_nvme_session(subsystem: int = 1) -> truenas.NvmeSession:
+    return truenas.NvmeSession("nqn.2014-08.org.nvmexpress:uuid:node1", "10.0.0.5", subsystem, 1, 1)
+
+
 def an_attachment(**changes: Any) -> k8s.VolumeAttachment:
     attachment = k8s.VolumeAttachment("csi-1", OLD, DRIVER, "node1", NAME, attached=True)
     return msgspec.structs.replace(attachment, **changes)
@@ -177,8 +210,17 @@ _KINDS: Mapping[type, Kind] = {
     truenas.IscsiExtent: Kind.ISCSI_EXTENT,
     truenas.IscsiTargetExtent: Kind.ISCSI_TARGET_EXTENT,
     truenas.IscsiSession: Kind.ISCSI_SESSION,
+    truenas.NvmeSubsystem: Kind.NVME_SUBSYSTEM,
+    truenas.NvmeNamespace: Kind.NVME_NAMESPACE,
+    truenas.NvmeSession: Kind.NVME_SESSION,
+    truenas.NfsClient: Kind.NFS_CLIENT,
+    truenas.SmbClient: Kind.SMB_CLIENT,
+    truenas.SnapshotTask: Kind.SNAPSHOT_TASK,
+    truenas.ReplicationTask: Kind.REPLICATION_TASK,
     truenas.System: Kind.SYSTEM,
 }
+
+NAS_KINDS = TRUENAS_KINDS | {kind for kind in _KINDS.values() if kind not in KUBERNETES_KINDS}
 
 
 def ref_of(value: Value, source: str | None = None) -> Ref:
@@ -189,13 +231,19 @@ def ref_of(value: Value, source: str | None = None) -> Ref:
             name = value.path
         case truenas.IscsiSession():
             name = f"{value.initiator}>{value.target}"
+        case truenas.NvmeSession():
+            name = f"{value.host_nqn}>{value.subsystem}/{value.controller}"
+        case truenas.NfsClient():
+            name = f"{value.address}>{value.export}"
+        case truenas.SmbClient():
+            name = f"{value.machine}>{value.share}"
         case truenas.System():
             name = source
         case truenas.Pool():
             name = value.name
         case _ if hasattr(value, "namespace"):
             name = f"{value.namespace}/{value.name}"  # type: ignore[union-attr]
-        case _ if kind in TRUENAS_KINDS:
+        case _ if kind in NAS_KINDS:
             name = str(value.id)  # type: ignore[union-attr]
         case _:
             name = value.name  # type: ignore[union-attr]
@@ -223,7 +271,7 @@ def world(
             graph.apply(seen(a_dataset(value.name, user_properties={})), changes)
     missing = set(incomplete)
     sources = [(c.name, KUBERNETES_KINDS) for c in config.clusters] + [
-        (n.name, TRUENAS_KINDS) for n in config.nas
+        (n.name, NAS_KINDS) for n in config.nas
     ]
     for source, kinds in sources:
         for kind in kinds:

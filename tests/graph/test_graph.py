@@ -22,8 +22,13 @@ from worlds import (
     a_content,
     a_csi_source,
     a_dataset,
+    a_namespace,
     a_snapshot,
+    a_subsystem,
     a_volume,
+    a_zvol,
+    an_nvme_session,
+    an_nvme_volume,
     properties,
     ref_of,
     seen,
@@ -149,6 +154,12 @@ KIN = {
         iscsi_chain()[0],
     ),
     "a session": (truenas.IscsiSession("i", "a", "iqn.2005:csi-x"), iscsi_chain()[0]),
+    "an NQN": (an_nvme_volume(handle="y", name="x", claim=None), a_subsystem()),
+    "a namespace and its zvol": (a_namespace(f"zvol/{PATH}"), a_zvol()),
+    "a namespace and its subsystem": (a_namespace(), a_subsystem()),
+    "an NVMe-oF session": (an_nvme_session(), a_subsystem()),
+    "an NFS client": (truenas.NfsClient("10.0.0.7", 3, f"/mnt/{PATH}"), a_dataset()),
+    "an SMB client": (truenas.SmbClient("pc", "Media"), truenas.SmbShare(1, "media", "/mnt/tank/x")),
 }
 
 
@@ -164,6 +175,27 @@ def test_a_session_reaches_its_zvol():
     session = truenas.IscsiSession("i", "a", "iqn.2005:csi-x")
     graph = graph_of(session, *iscsi_chain(), a_dataset())
     assert DATASET in graph.related(ref_of(session))
+
+
+def test_an_nvme_session_reaches_its_zvol_and_the_zvol_its_volume():
+    volume = an_nvme_volume(handle="y", name="x", claim=None)
+    graph = graph_of(an_nvme_session(), a_subsystem(), a_namespace(), a_zvol(), volume)
+    assert DATASET in graph.related(ref_of(an_nvme_session()))
+    assert ref_of(volume) in graph.related(DATASET)
+
+
+def test_subsystems_of_the_same_id_on_two_nas_are_no_kin():
+    graph = graph_of(a_namespace())
+    graph.apply(seen(a_subsystem(), source="nas2"), Changes())
+    assert graph.neighbours(ref_of(a_namespace())) == set()
+
+
+def test_a_task_makes_the_datasets_dirty_that_it_names_and_does_not_join_them():
+    task = truenas.ReplicationTask(1, "t", "PUSH", (PATH, f"{PARENT}/other"), "b", False, True, "SSH")
+    other = ref_of(a_dataset(f"{PARENT}/other"))
+    graph = graph_of(task, a_dataset(), a_dataset(f"{PARENT}/other"))
+    assert graph.neighbours(ref_of(task)) == {DATASET, other}
+    assert graph.related(DATASET) == {DATASET}
 
 
 def test_siblings_under_one_parent_are_no_kin():
@@ -243,6 +275,25 @@ def test_only_a_retained_snapshot_is_remembered():
 )
 def test_the_host_of_a_portal(portal, host):
     assert csi.host_of(portal) == host
+
+
+@pytest.mark.parametrize(
+    ("attributes", "nqn", "nsid"),
+    [
+        (
+            {"nqn": "nqn.2011-06.com.truenas:uuid:1:CSI-x", "nsid": "1"},
+            "nqn.2011-06.com.truenas:uuid:1:csi-x",
+            1,
+        ),
+        ({"nqn": " nqn.x:y ", "nsid": ""}, "nqn.x:y", None),
+        ({"nsid": "one"}, "", None),
+    ],
+)
+def test_the_subsystem_and_namespace_of_a_volume(attributes, nqn, nsid):
+    attributes |= {"node_attach_driver": "nvmeof", "transports": "tcp://10.0.0.10:4420,rdma://[fd00::1]:4420"}
+    backend = csi.backend(a_volume(csi=k8s.CsiSource("d", "h", "", attributes)))
+    assert (backend.protocol, backend.nqn, backend.nsid) == (csi.Protocol.NVMEOF, nqn, nsid)
+    assert backend.hosts == ("10.0.0.10", "fd00::1")
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from enum import StrEnum
 import msgspec
 
 from truetally.model.kubernetes import PersistentVolume
-from truetally.model.truenas import Dataset, Origin, UserProperty
+from truetally.model.truenas import Dataset, NvmeNamespace, NvmeSubsystem, Origin, UserProperty
 
 MANAGED = "democratic-csi:managed_resource"
 VOLUME_NAME = "democratic-csi:csi_volume_name"
@@ -25,10 +25,25 @@ INSTANCE_ID = "democratic-csi:volume_context_provisioner_instance_id"
 SOURCE_ID = "democratic-csi:csi_volume_content_source_id"
 SUCCESS = "democratic-csi:provision_success"
 SNAPSHOT_NAME = "democratic-csi:csi_snapshot_name"
+NVMEOF_NAME = "democratic-csi:freenas_nvmeof_assets_name"
+NVMEOF_SUBSYSTEM = "democratic-csi:freenas_nvmeof_subsystem_id"
+NVMEOF_NAMESPACE = "democratic-csi:freenas_nvmeof_namespace_id"
 
-# What is judged by. The rest (ids that are re-used, the share's context) proves nothing.
+# What is judged by. The rest (ids that are re-used, the share's context) proves nothing; the ids of NVMe-oF
+# count only together with a name, and only to tell a zvol's own namespace from another's.
 KEPT_PROPERTIES = frozenset(
-    {MANAGED, VOLUME_NAME, PROVISIONER_DRIVER, INSTANCE_ID, SOURCE_ID, SUCCESS, SNAPSHOT_NAME}
+    {
+        MANAGED,
+        VOLUME_NAME,
+        PROVISIONER_DRIVER,
+        INSTANCE_ID,
+        SOURCE_ID,
+        SUCCESS,
+        SNAPSHOT_NAME,
+        NVMEOF_NAME,
+        NVMEOF_SUBSYSTEM,
+        NVMEOF_NAMESPACE,
+    }
 )
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
@@ -52,6 +67,8 @@ class Backend(msgspec.Struct, frozen=True):
         path: the dataset path that the NFS export implies; empty for the others.
         target: the iSCSI target's name without the base name, lower case.
         share: the SMB share's name, lower case.
+        nqn: the NVMe-oF subsystem's name, lower case.
+        nsid: the namespace in that subsystem; None if the volume does not say.
     """
 
     protocol: Protocol
@@ -59,6 +76,8 @@ class Backend(msgspec.Struct, frozen=True):
     path: str = ""
     target: str = ""
     share: str = ""
+    nqn: str = ""
+    nsid: int | None = None
 
 
 def dataset_of_mount(path: str) -> str:
@@ -74,6 +93,11 @@ def dataset_of_device(path: str) -> str:
 def target_of_iqn(iqn: str) -> str:
     """The target's own name: what follows the base name's colon, lower case."""
     return iqn.partition(":")[2].lower() or iqn.lower()
+
+
+def subsystem_of_nqn(nqn: str) -> str:
+    """The NVMe Qualified Name of a subsystem as it is compared: lower case."""
+    return nqn.strip().lower()
 
 
 def smb_share_of(text: str) -> str:
@@ -125,7 +149,13 @@ def _csi_backend(attributes: Mapping[str, str]) -> Backend | None:
             )
         case "nvmeof":
             hosts = tuple(host_of(t) for t in _split(attributes, "transport", "transports"))
-            return Backend(Protocol.NVMEOF, hosts)
+            nsid = attributes.get("nsid", "").strip()
+            return Backend(
+                Protocol.NVMEOF,
+                hosts,
+                nqn=subsystem_of_nqn(attributes.get("nqn", "")),
+                nsid=int(nsid) if nsid.isdecimal() else None,
+            )
         case "":
             return _foreign_backend(attributes)
         case _:
@@ -141,10 +171,11 @@ def _foreign_backend(attributes: Mapping[str, str]) -> Backend | None:
 
 
 def hints(attributes: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Whatever a volume's attributes could mean: `path`, `target` or `share`, and its value.
+    """Whatever a volume's attributes could mean: `path`, `target`, `subsystem` or `share`, and its value.
 
     Every driver has keys of its own (csi-driver-nfs: `share` and `subDir`; csi-driver-smb: `source`;
-    truenas-csi: `nfsPath`, `targetIQN`). A hint protects what it could mean, and proves nothing.
+    truenas-csi: `nfsPath`, `targetIQN`; tns-csi: `nqn`). A hint protects what it could mean, and proves
+    nothing.
     """
     for key, value in attributes.items():
         if "/mnt/" in value:
@@ -155,6 +186,8 @@ def hints(attributes: Mapping[str, str]) -> Iterator[tuple[str, str]]:
                     yield "path", f"{path}/{below}"
         elif value.startswith("iqn."):
             yield "target", target_of_iqn(value)
+        elif value.strip().lower().startswith("nqn."):
+            yield "subsystem", subsystem_of_nqn(value)
         elif value.startswith(("//", "\\\\")) or key == "share":
             yield "share", smb_share_of(value)
         elif "/" in value and " " not in value:
@@ -206,6 +239,23 @@ def own(dataset: Dataset, name: str) -> str:
 def is_managed(dataset: Dataset) -> bool:
     """Whether the dataset carries democratic-csi's mark itself, as far as the NAS's version can tell."""
     return own(dataset, MANAGED) == "true"
+
+
+def is_own_namespace(dataset: Dataset, namespace: NvmeNamespace, subsystem: NvmeSubsystem) -> bool:
+    """Whether democratic-csi itself has made a namespace for the zvol, in the zvol's own subsystem.
+
+    The subsystem has the asset name that the zvol remembers. Before that is written down (it comes last), the
+    zvol remembers the subsystem's id, and the name has the zvol's own inside it. An id that the zvol
+    remembers and that is another's says no.
+    """
+    if not own(dataset, PROVISIONER_DRIVER).endswith("-nvmeof"):
+        return False
+    said = own(dataset, NVMEOF_SUBSYSTEM), own(dataset, NVMEOF_NAMESPACE)
+    if said[0] not in ("", str(subsystem.id)) or said[1] not in ("", str(namespace.id)):
+        return False
+    if asset := own(dataset, NVMEOF_NAME):
+        return subsystem.name.lower() == asset.lower()
+    return bool(said[0]) and dataset.leaf.lower() in subsystem.name.lower()
 
 
 def split_snapshot_handle(handle: str) -> tuple[str, str, bool]:

@@ -22,7 +22,7 @@ from truetally.graph.world import World
 from truetally.model import kubernetes as k8s
 from truetally.model.findings import Fact, Severity
 from truetally.model.memories import MemoryKind
-from truetally.model.refs import Kind, Ref
+from truetally.model.refs import TRUENAS_KINDS, Kind, Ref
 from truetally.model.truenas import Dataset, DatasetUse, Origin
 from truetally.settings import DriverSettings
 
@@ -50,8 +50,21 @@ _STORAGE = frozenset(
         Kind.ISCSI_EXTENT,
         Kind.ISCSI_TARGET_EXTENT,
         Kind.ISCSI_SESSION,
+        # A version without NVMe-oF has complete and empty lists of these.
+        Kind.NVME_SUBSYSTEM,
+        Kind.NVME_NAMESPACE,
+        Kind.NVME_SESSION,
     }
+    # Nothing waits for a kind that no source lists: then any namespace counts as another use.
+    & TRUENAS_KINDS
 )
+# What says who uses a zvol; read again before its dataset is accused.
+_CONNECTED = _STORAGE & {
+    Kind.ISCSI_SESSION,
+    Kind.NVME_SUBSYSTEM,
+    Kind.NVME_NAMESPACE,
+    Kind.NVME_SESSION,
+}
 _SHARED_STORAGE = _STORAGE - {Kind.SNAPSHOT}
 
 
@@ -261,34 +274,64 @@ def _old_enough(world: World, dataset: Dataset) -> Condition:
 
 
 def _no_session(world: World, ref: Ref, dataset: Dataset) -> Condition:
-    for session in chains.sessions_of(world, ref.source, ref.name):
-        return Condition(8, False, f"initiator {session.initiator} has a session on it", Verdict.IN_USE)
+    for user in _users(world, ref, dataset):
+        return Condition(8, False, user, Verdict.IN_USE)
     known = world.use(ref.source, ref.name)
     if known is None or world.ticks - known[1] > _USE_IS_VALID:
         return Condition(8, True, "no session is on it; its use is read before it is accused", Verdict.IN_USE)
     use, _ = known
-    if busy := in_use(use, _own_attachment(dataset)):
+    if busy := in_use(use, *_own_attachments(world, ref, dataset)):
         return Condition(8, False, busy, Verdict.IN_USE)
     if use.unknown:
         return Condition(8, None, f"its use cannot be read: {'; '.join(use.unknown)}", Verdict.UNKNOWN_OWNER)
     return Condition(8, True, "nobody uses it: no client, session, process, task or job", Verdict.IN_USE)
 
 
+def _users(world: World, ref: Ref, dataset: Dataset) -> Iterator[str]:
+    """Who uses the dataset, as the NAS's lists tell: sessions, foreign namespaces, tasks and clients."""
+    nas, path = ref.source, ref.name
+    for session in chains.live_sessions(world, nas, path):
+        yield f"an {session} is on it"
+    for namespace, subsystem in chains.namespaces_at(world, nas, path):
+        if subsystem is None or not csi.is_own_namespace(dataset, namespace, subsystem):
+            name = subsystem.name if subsystem is not None else f"of id {namespace.subsystem}"
+            yield f"NVMe-oF subsystem {name}, which is not its own, has it as a namespace"
+    for task in chains.tasks_of(world, nas, path):
+        what = "snapshot" if task.kind is Kind.SNAPSHOT_TASK else "replication"
+        yield f"{what} task {task.name} names it"
+    if dataset.kind != "VOLUME":
+        for client in chains.clients_of(world, nas, csi.dataset_of_mount(dataset.mountpoint or path)):
+            yield f"{client} uses it"
+
+
 # What was read of a dataset's use is forgotten after these seconds: then a suspicion may have it read again.
 _USE_IS_VALID = 900.0
 
-# What each driver itself attaches to its volumes; anything else that TrueNAS lists is another use. An NVMe-oF
-# namespace always counts: truetally does not see who is connected to it yet.
-_OWN_ATTACHMENTS = {"-nfs": "nfs share", "-smb": "smb share", "-iscsi": "iscsi extent"}
+# What each driver itself attaches to its volumes; anything else that TrueNAS lists is another use.
+_OWN_ATTACHMENTS = {
+    "-nfs": "nfs share",
+    "-smb": "smb share",
+    "-iscsi": "iscsi extent",
+    "-nvmeof": "nvme-of namespace",
+}
 
 
-def _own_attachment(dataset: Dataset) -> str:
+def _own_attachments(world: World, ref: Ref, dataset: Dataset) -> tuple[str, int | None]:
+    """What TrueNAS may list as attached without its being another use, and how many of it at most.
+
+    TrueNAS names a namespace by the zvol alone, and not by its subsystem: only as many as are known to be the
+    zvol's own are none of another's.
+    """
     driver = csi.own(dataset, csi.PROVISIONER_DRIVER)
-    return next((own for ending, own in _OWN_ATTACHMENTS.items() if driver.endswith(ending)), "")
+    own = next((own for ending, own in _OWN_ATTACHMENTS.items() if driver.endswith(ending)), "")
+    if not driver.endswith("-nvmeof"):
+        return own, None
+    namespaces = chains.namespaces_at(world, ref.source, ref.name)
+    return own, sum(1 for n, s in namespaces if s is not None and csi.is_own_namespace(dataset, n, s))
 
 
-def in_use(use: DatasetUse, own_attachment: str) -> str:
-    """What uses a dataset besides the share or extent of its own driver; empty if nothing does."""
+def in_use(use: DatasetUse, own_attachment: str, at_most: int | None = None) -> str:
+    """What uses a dataset besides the share, extent or namespace of its own driver; empty if nothing does."""
     users = (
         (use.sessions, "session of"),
         (use.clients, "client"),
@@ -298,8 +341,9 @@ def in_use(use: DatasetUse, own_attachment: str) -> str:
     for names, what in users:
         if names:
             return f"{what} {names[0]} uses it"
-    for attachment in use.attachments:
-        if not own_attachment or not attachment.lower().startswith(own_attachment):
+    is_own = [bool(own_attachment) and a.lower().startswith(own_attachment) for a in use.attachments]
+    for attachment, own in zip(use.attachments, is_own, strict=True):
+        if not own or (at_most is not None and sum(is_own) > at_most):
             return f"TrueNAS uses it for {attachment}"
     return ""
 
@@ -419,6 +463,9 @@ def _summary(what: Verdict, ref: Ref) -> str:
             return f"No watched cluster uses dataset {ref.name}, and its owner is not known"
 
 
+_SHARES = (Kind.NFS_SHARE, Kind.SMB_SHARE, Kind.ISCSI_EXTENT, Kind.NVME_NAMESPACE)
+
+
 def _facts(ref: Ref, dataset: Dataset, found: tuple[Condition, ...], world: World) -> dict[str, Fact]:
     return {
         "csi_volume_name": csi.own(dataset, csi.VOLUME_NAME),
@@ -426,11 +473,7 @@ def _facts(ref: Ref, dataset: Dataset, found: tuple[Condition, ...], world: Worl
         "created_at": dataset.created_at.isoformat() if dataset.created_at else None,
         "type": dataset.kind,
         "snapshots": len(chains.snapshots_of(world, ref.source, ref.name)),
-        "shares": tuple(
-            str(r)
-            for r in world.sharing(f"p:{ref.name}", Kind.NFS_SHARE, Kind.SMB_SHARE, Kind.ISCSI_EXTENT)
-            if r.source == ref.source
-        ),
+        "shares": tuple(str(r) for r in world.sharing(f"p:{ref.name}", *_SHARES) if r.source == ref.source),
         "because": tuple(dict.fromkeys(c.text for c in found)),
     }
 
@@ -445,7 +488,7 @@ def _reread(ref: Ref, world: World) -> Reread:
         Order.STORAGE_FIRST,
         nas=ref.source,
         objects=frozenset(objects),
-        nas_kinds=frozenset({Kind.ISCSI_SESSION}),
+        nas_kinds=_CONNECTED,
         cluster_kinds=REFERRING,
     )
 
@@ -472,7 +515,7 @@ DATASET_WITHOUT_VOLUME = Rule(
     title="Dataset without PersistentVolume",
     fix=(
         "Look at what the dataset holds. Then either import it as a volume again, keep it by setting the ZFS "
-        f"property {IGNORE}=<why>, or remove its share or extent and destroy it without -r."
+        f"property {IGNORE}=<why>, or remove its share, extent or namespace and destroy it without -r."
     ),
     severity=Severity.WARNING,
     subject=Kind.DATASET,
@@ -528,7 +571,7 @@ def _judge_volume(ref: Ref, world: World) -> Judgement:
 
 
 def _missing(ref: Ref, volume: k8s.PersistentVolume, found: chains.Backing, world: World) -> Judgement:
-    if found.backend.protocol not in (csi.Protocol.NFS, csi.Protocol.SMB, csi.Protocol.ISCSI):
+    if found.backend.protocol is csi.Protocol.OTHER:
         return Clear(f"truetally does not follow {found.backend.protocol.value} yet")
     if found.elsewhere:
         return Clear(f"{found.elsewhere[0]} carries its name: it may have been moved")

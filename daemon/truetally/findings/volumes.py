@@ -59,7 +59,7 @@ def _blockers(ref: Ref, world: World) -> list[str]:
         return []
     nas, path = found.nas, found.dataset.name
     blockers = [f"clone {clone.name}" for clone in chains.clones_of(world, nas, path)]
-    blockers += [f"iSCSI session of {s.initiator}" for s in chains.sessions_of(world, nas, path)]
+    blockers += chains.live_sessions(world, nas, path)
     blockers += [f"snapshot {s.name}" for s in chains.snapshots_of(world, nas, path)]
     return blockers[:10]
 
@@ -179,7 +179,7 @@ def _why_stale(attachment: k8s.VolumeAttachment, cluster: str, world: World) -> 
 
 
 def _user_on_node(attachment: k8s.VolumeAttachment, cluster: str, world: World) -> str:
-    """A pod on that node that mounts the volume, or an iSCSI session to it from anywhere."""
+    """A pod on that node that mounts the volume, or an iSCSI or NVMe-oF session to it from anywhere."""
     ref = Ref(cluster, Kind.PERSISTENT_VOLUME, attachment.volume_name)
     volume = world.volume(ref)
     if volume is None:
@@ -192,8 +192,8 @@ def _user_on_node(attachment: k8s.VolumeAttachment, cluster: str, world: World) 
                 return f"pod {other.name}"
     found = chains.backing(world, ref)
     if found is not None and found.nas is not None and found.dataset is not None:
-        for session in chains.sessions_of(world, found.nas, found.dataset.name):
-            return f"an iSCSI session of {session.initiator}"
+        for session in chains.live_sessions(world, found.nas, found.dataset.name):
+            return f"an {session}"
     return ""
 
 

@@ -1,8 +1,8 @@
 """Volume chains: what belongs to one volume on both sides, and how strong the proof is.
 
 The match rules are those of the domain notes on democratic-csi (R1 to R8): by the
-driver's own properties, by the export's path, by IQN, by SMB share. Each match names
-its rule. A weak match (a name that merely agrees) protects, and never accuses.
+driver's own properties, by the export's path, by IQN, by NQN, by SMB share. Each match
+names its rule. A weak match (a name that merely agrees) protects, and never accuses.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import msgspec
 
 from truetally.csi import democratic_csi as csi
 from truetally.csi.democratic_csi import Backend, Protocol
+from truetally.graph.correlate import path_of_namespace
 from truetally.graph.graph import value_of
 from truetally.graph.world import World
 from truetally.model import kubernetes as k8s
@@ -80,6 +81,8 @@ def _follow(world: World, nas: str, backend: Backend) -> Backing:
             return _behind_target(world, nas, backend)
         case Protocol.SMB:
             return _behind_share(world, nas, backend)
+        case Protocol.NVMEOF:
+            return _behind_subsystem(world, nas, backend)
         case _:
             return Backing(backend, nas, how="truetally does not follow this protocol yet")
 
@@ -100,6 +103,31 @@ def _behind_target(world: World, nas: str, backend: Backend) -> Backing:
         for extent in extents_of(world, target):
             return _at_path(world, nas, backend, extent.disk, "R4: its IQN leads to the extent of the zvol")
     return Backing(backend, nas, how=f"target {backend.target} has no extent")
+
+
+def _behind_subsystem(world: World, nas: str, backend: Backend) -> Backing:
+    """R5: NQN to subsystem to namespace to zvol; a namespace whose number is not told may be the one."""
+    subsystems = [r for r in world.sharing(f"q:{backend.nqn}", Kind.NVME_SUBSYSTEM) if r.source == nas]
+    if not backend.nqn or not subsystems:
+        return Backing(backend, nas, how=f"subsystem {backend.nqn or '(none)'} is not on {nas}")
+    for ref in subsystems:
+        namespaces = list(namespaces_of(world, ref))
+        meant = [n for n in namespaces if backend.nsid in (None, n.nsid)]
+        for namespace in meant or [n for n in namespaces if n.nsid is None]:
+            return _at_namespace(world, nas, backend, namespace)
+    number = "" if backend.nsid is None else f" {backend.nsid}"
+    return Backing(backend, nas, how=f"subsystem {backend.nqn} has no namespace{number}")
+
+
+def _at_namespace(world: World, nas: str, backend: Backend, namespace: truenas.NvmeNamespace) -> Backing:
+    path = path_of_namespace(namespace)
+    if namespace.type != "FILE":
+        return _at_path(world, nas, backend, path, "R5: its NQN leads to the namespace of the zvol")
+    while path := path.rpartition("/")[0]:
+        found = _at_path(world, nas, backend, path, "R5: its NQN leads to a file in the dataset")
+        if found.dataset is not None:
+            return found
+    return Backing(backend, nas, how=f"file {namespace.device} is in no dataset of {nas}")
 
 
 def _behind_share(world: World, nas: str, backend: Backend) -> Backing:
@@ -151,6 +179,84 @@ def sessions_of(world: World, nas: str, path: str) -> Iterator[truenas.IscsiSess
                 yield session
 
 
+def namespaces_of(world: World, subsystem: Ref) -> Iterator[truenas.NvmeNamespace]:
+    """The namespaces of a subsystem, lowest number first."""
+    value = value_of(world.node(subsystem), truenas.NvmeSubsystem)
+    if value is None:
+        return
+    found = []
+    for ref in world.sharing(f"n:{subsystem.source}/{value.id}", Kind.NVME_NAMESPACE):
+        namespace = value_of(world.node(ref), truenas.NvmeNamespace)
+        if namespace is not None:
+            found.append(namespace)
+    yield from sorted(found, key=lambda each: (each.nsid or 0, each.id))
+
+
+def namespaces_at(
+    world: World, nas: str, path: str
+) -> Iterator[tuple[truenas.NvmeNamespace, truenas.NvmeSubsystem | None]]:
+    """The namespaces of a zvol, each with its subsystem; None for a subsystem that is not known."""
+    for ref in world.sharing(f"p:{path}", Kind.NVME_NAMESPACE):
+        namespace = value_of(world.node(ref), truenas.NvmeNamespace)
+        if ref.source != nas or namespace is None:
+            continue
+        subsystems = world.sharing(f"n:{nas}/{namespace.subsystem}", Kind.NVME_SUBSYSTEM)
+        values = (value_of(world.node(each), truenas.NvmeSubsystem) for each in subsystems)
+        yield namespace, next(values, None)
+
+
+def nvme_sessions_of(world: World, nas: str, path: str) -> Iterator[truenas.NvmeSession]:
+    """The live NVMe-oF sessions on subsystems that have a namespace of a zvol."""
+    for subsystem in dict.fromkeys(namespace.subsystem for namespace, _ in namespaces_at(world, nas, path)):
+        for ref in world.sharing(f"n:{nas}/{subsystem}", Kind.NVME_SESSION):
+            session = value_of(world.node(ref), truenas.NvmeSession)
+            if session is not None:
+                yield session
+
+
+def live_sessions(world: World, nas: str, path: str) -> Iterator[str]:
+    """The live sessions on a zvol, of iSCSI and of NVMe-oF, as `iSCSI session of <initiator>`."""
+    for session in sessions_of(world, nas, path):
+        yield f"iSCSI session of {session.initiator}"
+    for connection in nvme_sessions_of(world, nas, path):
+        yield f"NVMe-oF session of {connection.host_nqn}"
+
+
+def clients_of(world: World, nas: str, path: str) -> Iterator[str]:
+    """The NFS and SMB clients that are known to have something of a mounted path, or to export it from above.
+
+    A client of NFS version 4 without open files tells nothing; it is asked for when a suspicion is verified.
+    """
+    places = [f"W:{path}", *(f"p:{each}" for each in _upwards(path))]
+    for key in places:
+        for ref in world.sharing(key, Kind.NFS_CLIENT):
+            client = value_of(world.node(ref), truenas.NfsClient)
+            if ref.source == nas and client is not None:
+                yield f"NFS client {client.address}"
+        for ref in world.sharing(key, Kind.SMB_SHARE):
+            share = value_of(world.node(ref), truenas.SmbShare)
+            if ref.source == nas and share is not None:
+                yield from _clients_of_share(world, nas, share)
+
+
+def _upwards(path: str) -> Iterator[str]:
+    while path:
+        yield path
+        path = path.rpartition("/")[0]
+
+
+def _clients_of_share(world: World, nas: str, share: truenas.SmbShare) -> Iterator[str]:
+    for ref in world.sharing(f"m:{share.name.lower()}", Kind.SMB_CLIENT):
+        client = value_of(world.node(ref), truenas.SmbClient)
+        if ref.source == nas and client is not None:
+            yield f"SMB client {client.machine}"
+
+
+def tasks_of(world: World, nas: str, path: str) -> list[Ref]:
+    """The snapshot and replication tasks that name a dataset itself; one of an ancestor is no use of it."""
+    return world.sharing(f"T:{nas}/{path}", Kind.SNAPSHOT_TASK, Kind.REPLICATION_TASK)
+
+
 def _datasets_named(world: World, volume: k8s.PersistentVolume) -> Iterator[Ref]:
     names = dict.fromkeys((volume.name, volume.csi.volume_handle if volume.csi else volume.name))
     yield from dict.fromkeys(ref for name in names for ref in world.sharing(f"h:{name}", Kind.DATASET))
@@ -177,12 +283,18 @@ def _references(world: World, ref: Ref, dataset: truenas.Dataset) -> Iterator[Re
         for volume in world.sharing(f"W:{mounted}", Kind.PERSISTENT_VOLUME, Kind.POD):
             yield Reference(volume, "mounts a directory inside it", _strength(world, volume, nas))
         yield from _through_smb(world, nas, mounted)
-        for extent in world.sharing(f"W:{mounted}", Kind.ISCSI_EXTENT):
-            if extent.source == nas:
-                yield Reference(extent, "is a file inside it", EXACT)
+        for file in world.sharing(f"W:{mounted}", Kind.ISCSI_EXTENT, Kind.NVME_NAMESPACE):
+            if file.source == nas:
+                yield Reference(file, "is a file inside it", EXACT)
     for _, target in targets_of(world, nas, path):
         for volume in world.sharing(f"t:{target.name.lower()}", Kind.PERSISTENT_VOLUME, Kind.POD):
             yield Reference(volume, f"R4: its IQN ends in {target.name}", _strength(world, volume, nas))
+    for _, subsystem in namespaces_at(world, nas, path):
+        if subsystem is not None and subsystem.nqn:
+            key = f"q:{csi.subsystem_of_nqn(subsystem.nqn)}"
+            for volume in world.sharing(key, Kind.PERSISTENT_VOLUME, Kind.POD):
+                how = f"R5: its NQN is that of subsystem {subsystem.name}"
+                yield Reference(volume, how, _strength(world, volume, nas))
     yield from _references_by_name(world, dataset)
 
 

@@ -4,12 +4,14 @@ A key finds candidates and is deliberately generous: it protects. Whether a cand
 really matches, and how strong the proof is, is decided where the question is asked
 (`chains.py`), because only an exact match may ever accuse.
 
-    p:<dataset path>    datasets, shares, extents, and volumes that mount that path
+    p:<dataset path>    datasets, shares, extents, namespaces, and volumes and clients that mount that path
     h:<handle>          datasets by name, volumes by handle and name, contents by their source
     u:<uuid>            the claim or VolumeSnapshot that a CSI name was made from
     t:<target>          iSCSI targets, their sessions, volumes by IQN
-    m:<share>           SMB shares and volumes by share name
+    m:<share>           SMB shares, their clients and volumes by share name
     i:<nas>/t|x/<id>    targets, extents and the links between them
+    q:<nqn>             NVMe-oF subsystems and volumes by NQN
+    n:<nas>/<id>        NVMe-oF subsystems, their namespaces and sessions
     v:<cluster>/<name>  volumes, claims bound to them, attachments
     c:<cluster>/<claim> claims, volumes reserved for them, pods, snapshots taken of them
     s:<handle>          snapshots by CSI handle: `volume@name`, or `volume/name` when detached
@@ -21,6 +23,7 @@ A key in capitals points one way: it is asked for by the object it names, and is
     D:<nas>/<path>      the snapshots of a dataset
     O:<nas>/<path>      the clones of a dataset's snapshots
     N:<nas>/<path>      the children of a dataset
+    T:<nas>/<path>      the snapshot and replication tasks that name a dataset
     F:<handle>          volumes made from the content of this volume
     W:<dataset path>    what mounts, exports or keeps something somewhere below that path
 """
@@ -50,7 +53,7 @@ def is_kinship(key: str) -> bool:
 
 def pointed_at(key: str) -> Ref | None:
     """The dataset that a one-way key names together with its NAS."""
-    if key[0] not in "DO":
+    if key[0] not in "DOT":
         return None
     source, _, path = key[2:].partition("/")
     return Ref(source, Kind.DATASET, path)
@@ -82,6 +85,11 @@ def _backend(backend: csi.Backend) -> Iterator[str]:
         yield f"t:{backend.target}"
     if backend.share:
         yield f"m:{backend.share}"
+    if backend.nqn:
+        yield f"q:{backend.nqn}"
+
+
+_HINTED = {"target": "t", "share": "m", "subsystem": "q"}
 
 
 def _hints(attributes: Mapping[str, str]) -> Iterator[str]:
@@ -89,7 +97,7 @@ def _hints(attributes: Mapping[str, str]) -> Iterator[str]:
         if what == "path" and value:
             yield from _mounted(value)
         elif value:
-            yield f"{'t' if what == 'target' else 'm'}:{value}"
+            yield f"{_HINTED[what]}:{value}"
 
 
 def _mounted(path: str) -> Iterator[str]:
@@ -201,6 +209,54 @@ def _session(_source: str, session: nas.IscsiSession) -> Iterator[str]:
     yield f"t:{csi.target_of_iqn(session.target)}"
 
 
+def _subsystem(source: str, subsystem: nas.NvmeSubsystem) -> Iterator[str]:
+    if subsystem.nqn:
+        yield f"q:{csi.subsystem_of_nqn(subsystem.nqn)}"
+    yield f"n:{source}/{subsystem.id}"
+
+
+def _namespace(source: str, namespace: nas.NvmeNamespace) -> Iterator[str]:
+    yield from _mounted(path_of_namespace(namespace))
+    yield f"n:{source}/{namespace.subsystem}"
+
+
+def path_of_namespace(namespace: nas.NvmeNamespace) -> str:
+    """The path of the zvol, or of the file without `/mnt/`."""
+    if namespace.type == "FILE":
+        return csi.dataset_of_mount(namespace.device)
+    return csi.dataset_of_device(namespace.device)
+
+
+def _nvme_session(source: str, session: nas.NvmeSession) -> Iterator[str]:
+    yield f"n:{source}/{session.subsystem}"
+
+
+def _nfs_client(_source: str, client: nas.NfsClient) -> Iterator[str]:
+    if client.export:
+        yield from _mounted(csi.dataset_of_mount(client.export))
+    for file in client.files:
+        if file.startswith("/mnt/"):
+            yield from _mounted(csi.dataset_of_mount(file))
+
+
+def _smb_client(_source: str, client: nas.SmbClient) -> Iterator[str]:
+    yield f"m:{client.share.lower()}"
+
+
+def _snapshot_task(source: str, task: nas.SnapshotTask) -> Iterator[str]:
+    yield f"T:{source}/{task.dataset}"
+
+
+def _replication_task(source: str, task: nas.ReplicationTask) -> Iterator[str]:
+    """Only the paths on this NAS; where the direction does not tell, all of them."""
+    local = task.transport in ("", "LOCAL")
+    if local or task.direction != "PULL":
+        for path in task.sources:
+            yield f"T:{source}/{path}"
+    if local or task.direction != "PUSH":
+        yield f"T:{source}/{task.target}"
+
+
 def _use(_source: str, _value: nas.DatasetUse) -> Iterable[str]:
     return ()
 
@@ -221,5 +277,12 @@ _KEYS: dict[type, Callable[[str, Any], Iterable[str]]] = {
     nas.IscsiExtent: _extent,
     nas.IscsiTargetExtent: _target_extent,
     nas.IscsiSession: _session,
+    nas.NvmeSubsystem: _subsystem,
+    nas.NvmeNamespace: _namespace,
+    nas.NvmeSession: _nvme_session,
+    nas.NfsClient: _nfs_client,
+    nas.SmbClient: _smb_client,
+    nas.SnapshotTask: _snapshot_task,
+    nas.ReplicationTask: _replication_task,
     nas.DatasetUse: _use,
 }

@@ -26,9 +26,16 @@ _ORDER = (
     Kind.ISCSI_TARGET,
     Kind.ISCSI_TARGET_EXTENT,
     Kind.ISCSI_EXTENT,
+    Kind.NVME_SESSION,
+    Kind.NVME_SUBSYSTEM,
+    Kind.NVME_NAMESPACE,
+    Kind.NFS_CLIENT,
     Kind.NFS_SHARE,
+    Kind.SMB_CLIENT,
     Kind.SMB_SHARE,
     Kind.DATASET,
+    Kind.SNAPSHOT_TASK,
+    Kind.REPLICATION_TASK,
     Kind.SNAPSHOT,
     Kind.EVENT,
 )
@@ -41,6 +48,7 @@ def links(world: World, subject: Ref) -> tuple[Link, ...]:
     related = {r for r in world.graph.related(subject) if r.kind in _RANK}
     for ref in [r for r in related if r.kind is Kind.DATASET]:
         related |= set(chains.snapshots_of(world, ref.source, ref.name)[:_SNAPSHOTS_SHOWN])
+        related |= set(chains.tasks_of(world, ref.source, ref.name))
     ordered = sorted(related, key=lambda r: (_RANK[r.kind], r))
     return tuple(link for ref in ordered if (link := _link(world, ref, subject)) is not None)
 
@@ -62,7 +70,9 @@ def _look(value: Value) -> tuple[str, str, str]:
     return describe(value) if describe is not None else (type(value).__name__, "", "")
 
 
-def _enabled(value: truenas.NfsShare | truenas.SmbShare | truenas.IscsiExtent) -> str:
+def _enabled(
+    value: truenas.NfsShare | truenas.SmbShare | truenas.IscsiExtent | truenas.NvmeNamespace,
+) -> str:
     return "locked" if value.locked else "enabled" if value.enabled else "disabled"
 
 
@@ -94,6 +104,13 @@ _DESCRIBE: dict[type, Callable[[Any], tuple[str, str, str]]] = {
     truenas.IscsiExtent: lambda v: ("iSCSI extent", _enabled(v), v.disk),
     truenas.IscsiTargetExtent: lambda v: ("iSCSI link", "", f"LUN {v.lun}"),
     truenas.IscsiSession: lambda v: ("iSCSI session", "live", f"from {v.address}"),
+    truenas.NvmeSubsystem: lambda v: ("NVMe-oF subsystem", "", v.nqn or v.name),
+    truenas.NvmeNamespace: lambda v: ("NVMe-oF namespace", _enabled(v), f"NSID {v.nsid} of {v.device}"),
+    truenas.NvmeSession: lambda v: ("NVMe-oF session", "live", f"of {v.host_nqn} from {v.address}"),
+    truenas.NfsClient: lambda v: ("NFS client", "connected", f"version {v.version} from {v.address}"),
+    truenas.SmbClient: lambda v: ("SMB client", "connected", f"{v.machine} at {v.share}"),
+    truenas.SnapshotTask: lambda v: ("snapshot task", "enabled" if v.enabled else "disabled", v.schedule),
+    truenas.ReplicationTask: lambda v: ("replication task", "enabled" if v.enabled else "disabled", v.name),
 }
 
 
@@ -135,6 +152,19 @@ def _proofs(world: World, ref: Ref, value: Value) -> Iterator[tuple[str, str]]:
             yield (f"the volume's IQN ends in {name}, or a link leads to the extent", chains.EXACT)
         case truenas.IscsiSession(target=target):
             yield (f"is on {target}", chains.EXACT)
+        case truenas.NvmeNamespace(type=what):
+            inside = "its file lies in the dataset" if what == "FILE" else "its device is the zvol"
+            yield (inside, chains.EXACT)
+        case truenas.NvmeSubsystem(name=name):
+            yield (f"the volume's NQN is that of {name}, or a namespace of it is the zvol", chains.EXACT)
+        case truenas.NvmeSession(subsystem=subsystem):
+            yield (f"is on subsystem {subsystem}", chains.EXACT)
+        case truenas.NfsClient(export=export) if export:
+            yield (f"mounts {export}", chains.EXACT)
+        case truenas.SmbClient(share=share):
+            yield (f"is connected to share {share}", chains.EXACT)
+        case truenas.SnapshotTask() | truenas.ReplicationTask():
+            yield ("names the dataset", chains.EXACT)
         case truenas.Dataset():
             yield from _dataset_proof(world, ref, value)
 
