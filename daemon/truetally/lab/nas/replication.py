@@ -92,7 +92,8 @@ def _snapshot_task(machine: Machine, row: Row) -> Row:
 
 def _task(machine: Machine, row: Row) -> Row:
     tasks = machine.tables["pool.snapshottask"].rows
-    periodic = [_snapshot_task(machine, tasks[each]) for each in row["periodic_snapshot_tasks"]]
+    # Inside a replication task the state of a snapshot task is a word (25.10's and 26's schemas).
+    periodic = [{**tasks[each], "state": "PENDING"} for each in row["periodic_snapshot_tasks"]]
     extra = {"state": dict(_PENDING), "job": None, "has_encrypted_dataset_keys": False}
     return {**row, "periodic_snapshot_tasks": periodic, **extra}
 

@@ -1,0 +1,566 @@
+"""REST v2.0: who may, which path is which method, how refusals look, and what faults do to it."""
+
+import base64
+import json
+from contextlib import asynccontextmanager
+
+import aiohttp
+import pytest
+from yarl import URL
+
+from lab_nas.nas_client import logged_in
+from truetally.lab.nas import LabNas
+from truetally.lab.nas.jobs import FOREVER, jobs_of
+from truetally.lab.nas.nvmet import connect_host, disconnect_hosts
+
+_A = "pool/dataset/id/tank%2Fk8s%2Fa"
+
+
+class Rest:
+    """A client that sends what a test says."""
+
+    def __init__(self, session, base):
+        self._session, self._base = session, base
+
+    async def status_and_body(self, method, path, body=None, **query):
+        url = URL(f"{self._base}/api/v2.0/{path}", encoded=True)
+        if query:
+            url = url.with_query({key.replace("extra_", "extra."): value for key, value in query.items()})
+        async with self._session.request(method, url, json=body) as response:
+            text = await response.text()
+            try:
+                return response.status, json.loads(text)
+            except ValueError:
+                return response.status, text
+
+    async def get(self, path, **query):
+        return await self._ok("GET", path, None, **query)
+
+    async def post(self, path, body=None):
+        return await self._ok("POST", path, body)
+
+    async def put(self, path, body):
+        return await self._ok("PUT", path, body)
+
+    async def delete(self, path, body=None):
+        return await self._ok("DELETE", path, body)
+
+    async def refused(self, method, path, body=None):
+        status, told = await self.status_and_body(method, path, body)
+        assert status == 422, told
+        return told
+
+    async def _ok(self, method, path, body, **query):
+        status, told = await self.status_and_body(method, path, body, **query)
+        assert status == 200, told
+        return told
+
+
+@asynccontextmanager
+async def rest_of(nas, *, headers=None, roles=("FULL_ADMIN",)):
+    if headers is None:
+        headers = {"Authorization": f"Bearer {nas.add_key('root', roles)}"}
+    async with aiohttp.ClientSession(headers=headers) as session:
+        yield Rest(session, nas.url.replace("ws", "http", 1))
+
+
+@asynccontextmanager
+async def started(version):
+    lab = LabNas(version)
+    lab.zfs.create_pool("tank")
+    lab.zfs.create("tank/k8s")
+    await lab.start()
+    try:
+        yield lab
+    finally:
+        await lab.stop()
+
+
+@pytest.fixture
+async def rest(nas):
+    async with rest_of(nas) as client:
+        yield client
+
+
+# --- who may ---------------------------------------------------------------------------------------
+
+
+async def _status(nas, path="pool/dataset", method="GET", **login):
+    async with rest_of(nas, **login) as client:
+        return (await client.status_and_body(method, path, {} if method != "GET" else None))[0]
+
+
+async def test_a_request_without_a_login_is_401(nas):
+    assert await _status(nas, headers={}) == 401
+
+
+async def test_a_wrong_or_expired_key_is_401(nas):
+    key = nas.add_key("root", ("FULL_ADMIN",))
+    assert await _status(nas, headers={"Authorization": f"Bearer {key}"}) == 200
+    assert await _status(nas, headers={"Authorization": f"Bearer {key}x"}) == 401
+    assert await _status(nas, headers={"Authorization": "Bearer nonsense"}) == 401
+    nas.expire_key(key)
+    assert await _status(nas, headers={"Authorization": f"Bearer {key}"}) == 401
+
+
+def _basic(name, password):
+    return {"Authorization": f"Basic {base64.b64encode(f'{name}:{password}'.encode()).decode()}"}
+
+
+async def test_a_user_with_a_password_logs_in_by_basic_auth(nas):
+    nas.machine.add_user("root", "secret")
+    nas.machine.add_user("careful", "secret", otp="123456")
+    assert await _status(nas, headers=_basic("root", "secret")) == 200
+    assert await _status(nas, headers=_basic("root", "wrong")) == 401
+    assert await _status(nas, headers=_basic("nobody", "secret")) == 401
+    assert await _status(nas, headers=_basic("careful", "secret")) == 401
+    assert await _status(nas, headers={"Authorization": "Basic ???"}) == 401
+
+
+async def test_a_role_that_only_reads_is_403_where_something_changes(nas):
+    assert await _status(nas, roles=("READONLY_ADMIN",)) == 200
+    assert await _status(nas, method="POST", roles=("READONLY_ADMIN",)) == 403
+
+
+async def test_the_allowlist_of_an_old_key_names_paths():
+    async with started("24.10") as lab:
+        key = lab.machine.add_key("root", (), allowlist=[("GET", "/pool/*")]).text
+        login = {"headers": {"Authorization": f"Bearer {key}"}}
+        assert await _status(lab, **login) == 200
+        assert await _status(lab, "sharing/nfs", **login) == 403
+        assert await _status(lab, method="POST", **login) == 403
+
+
+async def test_a_key_that_comes_unencrypted_is_not_revoked(nas):
+    nas.remote_address = "10.0.0.9"
+    key = nas.add_key("root", ("FULL_ADMIN",))
+    for _ in range(2):
+        assert await _status(nas, headers={"Authorization": f"Bearer {key}"}) == 200
+
+
+# --- which path is which method ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("version", "there", "absent"),
+    [
+        ("24.10", "zfs/snapshot", "pool/snapshot"),
+        ("25.04", "zfs/snapshot", "nvmet/subsys"),
+        ("25.10", "pool/snapshot", "zfs/snapshot"),
+        ("25.10", "nvmet/subsys", "zfs/dataset"),
+    ],
+)
+async def test_what_a_version_has_not_is_404(version, there, absent):
+    async with started(version) as lab:
+        assert await _status(lab, there) == 200
+        assert await _status(lab, absent) == 404
+
+
+async def test_rest_is_gone_in_26(nas26):
+    for path in ("system/version", "pool/dataset", ""):
+        assert await _status(nas26, path) == 404
+
+
+async def test_a_trailing_slash_makes_no_difference(rest):
+    assert await rest.get("system/version/") == await rest.get("system/version") == "TrueNAS-25.10.5"
+
+
+async def test_another_verb_is_405(rest):
+    assert (await rest.status_and_body("PUT", "pool/dataset"))[0] == 405
+    assert (await rest.status_and_body("GET", "filesystem/setperm"))[0] == 405
+
+
+async def test_logging_in_and_subscribing_need_a_socket(rest):
+    for path in ("core/subscribe", "auth/login", "auth/login_ex"):
+        assert (await rest.status_and_body("POST", path, ["x"]))[0] == 404
+
+
+async def test_a_collection_is_queried_by_its_query_string(rest):
+    for name in ("a", "b", "c"):
+        await rest.post("pool/dataset", {"name": f"tank/k8s/{name}"})
+    await rest.put("pool/dataset/id/tank%2Fk8s%2Fb", {"refquota": "2147483648"})
+
+    async def names(**query):
+        return [row["name"] for row in await rest.get("pool/dataset", **query)]
+
+    assert await names(name="tank/k8s/b") == ["tank/k8s/b"]
+    assert await names(name__in="tank/k8s/b") == []
+    assert await names(sort="-name", limit="2") == ["tank/k8s/c", "tank/k8s/b"]
+    assert await names(sort="name", limit="1", offset="2") == ["tank/k8s/a"]
+    assert await names(type="VOLUME") == []
+    assert await names(**{"refquota.parsed__gt": "1073741824"}) == ["tank/k8s/b"]
+    assert await names(name__regex="tank/k8s/[ab]") == ["tank/k8s/a", "tank/k8s/b"]
+    assert (await rest.get("nvmet/port", count="true")) == 0
+    flat = await rest.get("pool/dataset", pool="tank", extra_retrieve_children="false")
+    assert [row["children"] for row in flat] == [[]] * 5
+
+
+async def test_a_member_is_got_changed_and_deleted(rest):
+    await rest.post("pool/dataset", {"name": "tank/k8s/a"})
+    marks = [{"key": "a:number", "value": 7}, {"key": "a:gone", "value": "x"}]
+    await rest.put(_A, {"user_properties_update": marks})
+    await rest.put(_A, {"user_properties_update": [{"key": "a:gone", "remove": True}]})
+    held = (await rest.get(_A))["user_properties"]
+    assert {key: each["rawvalue"] for key, each in held.items()} == {"a:number": "7"}
+    assert await rest.delete(_A, {"recursive": True, "force": True}) is True
+    assert await rest.delete("pool/dataset/id/tank%2Fk8s") is True
+
+
+async def test_a_method_of_a_member_has_its_name_behind_the_id(rest):
+    await rest.post("pool/dataset", {"name": "tank/k8s/a"})
+    await rest.post("sharing/nfs", {"path": "/mnt/tank/k8s/a"})
+    assert [each["type"] for each in await rest.post(f"{_A}/attachments")] == ["NFS Share"]
+
+
+async def test_snapshots_of_a_dataset_are_shown_where_they_are_asked_for(rest):
+    await rest.post("pool/dataset", {"name": "tank/k8s/a", "user_properties": [{"key": "a:b", "value": "c"}]})
+    await rest.post("pool/snapshot", {"dataset": "tank/k8s/a", "name": "s"})
+    assert "snapshots" not in await rest.get(_A)
+    shown = await rest.get(_A, extra_snapshots="1", extra_snapshots_properties='["used","a:b"]')
+    ((name, properties),) = [(each["name"], each["properties"]) for each in shown["snapshots"]]
+    assert name == "tank/k8s/a@s"
+    assert {key: each["rawvalue"] for key, each in properties.items()} == {"used": "0", "a:b": "c"}
+
+
+async def test_several_arguments_are_the_members_of_the_body(nas, rest):
+    nas.zfs.create("tank/k8s/z", volsize=1 << 30)
+    nas.call("iscsi.target.create", {"name": "z"})
+    nas.call("iscsi.extent.create", {"name": "z", "disk": "zvol/tank/k8s/z"})
+    nas.call("iscsi.targetextent.create", {"target": 1, "extent": 1})
+    nas.machine.connect_initiator("z", "iqn.x")
+    told = await rest.refused("DELETE", "iscsi/extent/id/1")
+    assert told == {"message": "Associated target z is in use.", "errno": 16}
+    assert await rest.delete("iscsi/extent/id/1", {"force": True}) is True
+    status, told = await rest.status_and_body("DELETE", "iscsi/target/id/1", {"strength": 1})
+    assert (status, told["message"]) == (400, "The following attributes are not expected: strength")
+
+
+async def test_what_is_no_json_is_400(nas):
+    async with rest_of(nas) as client:
+        url = f"{client._base}/api/v2.0/pool/dataset"
+        async with client._session.post(url, data="{") as response:
+            assert response.status == 400
+
+
+# --- how refusals look --------------------------------------------------------------------------------
+
+
+async def test_a_missing_member_is_404_to_read_and_422_to_delete(rest):
+    status, told = await rest.status_and_body("GET", _A)
+    assert (status, set(told)) == (404, {"message"})
+    told = await rest.refused("DELETE", _A)
+    assert told == {"null": [{"message": "PoolDataset tank/k8s/a does not exist", "errno": 2}]}
+
+
+async def test_a_wrong_argument_is_told_with_its_name(rest):
+    told = await rest.refused("POST", "pool/dataset", {"name": "tank/k8s/a", "colour": "red"})
+    assert told == {"data.colour": [{"message": "Extra inputs are not permitted", "errno": 22}]}
+    told = await rest.refused("POST", "pool/dataset", {"name": "tank/k8s/a", "refquota": "much"})
+    assert told == {"pool_dataset.refquota": [{"message": "Input should be a valid integer", "errno": 22}]}
+
+
+async def test_a_failed_call_is_told_with_its_errno(nas, rest):
+    nas.call("iscsi.target.create", {"name": "z"})
+    nas.machine.connect_initiator("z", "iqn.x")
+    told = await rest.refused("DELETE", "iscsi/target/id/1")
+    assert told == {"message": "Target z is in use.", "errno": 14}
+
+
+_CONFLICTS = [
+    ("pool/dataset", {"name": "tank/k8s/a"}, "already exists"),
+    ("pool/snapshot", {"dataset": "tank/k8s/a", "name": "s"}, "already exists"),
+    ("pool/snapshot", {"dataset": "tank/k8s/x", "name": "s"}, "does not exist"),
+    ("pool/snapshot/clone", {"snapshot": "tank/k8s/a@s", "dataset_dst": "tank/k8s/a"}, "already exists"),
+    (
+        "sharing/nfs",
+        {"path": "/mnt/tank/k8s/a", "networks": ["10.0.0.0/24"]},
+        "Another NFS share already exports this dataset for some network",
+    ),
+    ("sharing/smb", {"name": "A", "path": "/mnt/tank/k8s/a"}, "A share with this name already exists."),
+    ("iscsi/target", {"name": "z"}, "Target name already exists"),
+    ("iscsi/extent", {"name": "z", "disk": "zvol/tank/k8s/z"}, "Extent name must be unique"),
+    ("iscsi/targetextent", {"target": 1, "extent": 1, "lunid": 1}, "Extent is already in this target."),
+    (
+        "iscsi/targetextent",
+        {"target": 1, "extent": 2, "lunid": 0},
+        "LUN ID is already being used for this target.",
+    ),
+    ("nvmet/subsys", {"name": "n"}, "Object with this name already exists"),
+    (
+        "nvmet/namespace",
+        {"device_type": "ZVOL", "device_path": "zvol/tank/k8s/n", "subsys_id": 1},
+        "This device_path already used by subsystem: n",
+    ),
+    (
+        "nvmet/namespace",
+        {"device_type": "ZVOL", "device_path": "zvol/tank/k8s/z", "subsys_id": 1},
+        "This device_path already used by iSCSI extent: z",
+    ),
+    ("nvmet/port_subsys", {"port_id": 9, "subsys_id": 1}, "No port with ID 9"),
+]
+
+
+async def _one_of_everything(nas):
+    for name in ("z", "y", "n"):
+        nas.zfs.create(f"tank/k8s/{name}", volsize=1 << 30)
+    nas.call("pool.dataset.create", {"name": "tank/k8s/a"})
+    nas.call("pool.snapshot.create", {"dataset": "tank/k8s/a", "name": "s"})
+    nas.call("sharing.nfs.create", {"path": "/mnt/tank/k8s/a", "networks": ["10.0.0.0/24"]})
+    nas.call("sharing.smb.create", {"name": "a", "path": "/mnt/tank/k8s/a"})
+    nas.call("iscsi.target.create", {"name": "z"})
+    for name in ("z", "y"):
+        nas.call("iscsi.extent.create", {"name": name, "disk": f"zvol/tank/k8s/{name}"})
+    nas.call("iscsi.targetextent.create", {"target": 1, "extent": 1})
+    nas.call("nvmet.port.create", {"addr_trtype": "TCP", "addr_traddr": "0.0.0.0"})
+    nas.call("nvmet.subsys.create", {"name": "n"})
+    device = {"device_type": "ZVOL", "device_path": "zvol/tank/k8s/n", "subsys_id": 1}
+    nas.call("nvmet.namespace.create", device)
+    nas.call("nvmet.port_subsys.create", {"port_id": 1, "subsys_id": 1})
+
+
+@pytest.mark.parametrize(("path", "body", "text"), _CONFLICTS)
+async def test_a_conflict_is_told_in_the_words_that_the_driver_knows(nas, rest, path, body, text):
+    await _one_of_everything(nas)
+    assert text in json.dumps(await rest.refused("POST", path, body))
+
+
+async def test_two_shares_of_one_path_for_different_networks_are_allowed(nas, rest):
+    await _one_of_everything(nas)
+    await rest.post("sharing/nfs", {"path": "/mnt/tank/k8s/a", "networks": ["10.0.1.0/24"]})
+
+
+@pytest.mark.parametrize(
+    ("make", "path", "body", "text"),
+    [
+        ("clone", _A, {"recursive": True, "force": True}, "filesystem has dependent clones"),
+        ("child", _A, None, "filesystem has children"),
+        ("clone", "pool/snapshot/id/tank%2Fk8s%2Fa%40s", {}, "snapshot has dependent clones"),
+        ("hold", "pool/snapshot/id/tank%2Fk8s%2Fa%40s", None, "dataset is busy"),
+    ],
+)
+async def test_a_refused_deletion_says_why(nas, rest, make, path, body, text):
+    await _one_of_everything(nas)
+    if make == "clone":
+        nas.zfs.clone("tank/k8s/a@s", "tank/k8s/clone")
+    elif make == "child":
+        nas.zfs.create("tank/k8s/a/child")
+    else:
+        nas.zfs.hold("tank/k8s/a@s")
+    assert text in (await rest.refused("DELETE", path, body))["message"]
+
+
+# --- jobs ---------------------------------------------------------------------------------------------
+
+
+async def _job(rest, number):
+    (job,) = await rest.get("core/get_jobs", id=str(number))
+    return job
+
+
+async def test_permissions_are_set_by_a_job(rest):
+    await rest.post("pool/dataset", {"name": "tank/k8s/a"})
+    body = {"path": "/mnt/tank/k8s/a", "mode": "0770", "uid": 1000, "gid": 1001}
+    number = await rest.post("filesystem/setperm", body)
+    assert (await _job(rest, number))["state"] == "SUCCESS"
+    held = await rest.post("filesystem/stat", "/mnt/tank/k8s/a")
+    assert (oct(held["mode"]), held["uid"], held["gid"]) == ("0o40770", 1000, 1001)
+    number = await rest.post("filesystem/chown", {"path": "/mnt/tank/k8s/a", "uid": 0})
+    assert (await _job(rest, number))["state"] == "SUCCESS"
+    assert (await rest.post("filesystem/stat", "/mnt/tank/k8s/a"))["uid"] == 0
+
+
+async def test_a_job_that_cannot_do_its_work_fails(rest):
+    number = await rest.post("filesystem/setperm", {"path": "/mnt/tank/none", "mode": "777"})
+    job = await _job(rest, number)
+    assert (job["state"], job["error"]) == ("FAILED", "[ENOENT] Path /mnt/tank/none not found")
+
+
+def _replication(**changes):
+    return {
+        "direction": "PUSH",
+        "transport": "LOCAL",
+        "source_datasets": ["tank/k8s/a"],
+        "target_dataset": "tank/k8s/b",
+        "name_regex": "^s$",
+        "recursive": False,
+        "retention_policy": "NONE",
+        "readonly": "IGNORE",
+        "properties": False,
+        "only_from_scratch": True,
+        **changes,
+    }
+
+
+async def _source(nas):
+    nas.call("pool.dataset.create", {"name": "tank/k8s/a", "user_properties": [{"key": "a:b", "value": "c"}]})
+    nas.zfs.write("tank/k8s/a", 1 << 20)
+    nas.zfs.take("tank/k8s/a", "s")
+    nas.zfs.take("tank/k8s/a", "other")
+
+
+async def test_a_replication_without_properties_copies_content_and_nothing_else(nas, rest):
+    await _source(nas)
+    number = await rest.post("replication/run_onetime", _replication())
+    assert (await _job(rest, number))["state"] == "SUCCESS"
+    made = nas.zfs.dataset("tank/k8s/b")
+    assert (made.user, list(made.snapshots), made.referenced_bytes) == ({}, ["s"], 1 << 20)
+
+
+async def test_a_replication_runs_as_long_as_it_is_told_to(nas, rest):
+    await _source(nas)
+    jobs_of(nas.machine).seconds_of["replication.run_onetime"] = FOREVER
+    number = await rest.post("replication/run_onetime", _replication())
+    job = await _job(rest, number)
+    assert (job["state"], job["arguments"][0]["target_dataset"]) == ("RUNNING", "tank/k8s/b")
+    assert nas.zfs.find("tank/k8s/b") is None
+    jobs_of(nas.machine).finish(number)
+    assert (await _job(rest, number))["state"] == "SUCCESS"
+    assert nas.zfs.find("tank/k8s/b") is not None
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"target_dataset": "tank/k8s"}, "already exists"),
+        ({"name_regex": "^none$"}, "does not have any matching snapshots"),
+        ({"source_datasets": ["tank/none"]}, "does not exist"),
+    ],
+)
+async def test_a_replication_that_cannot_be_fails_as_a_job(nas, rest, changes, error):
+    await _source(nas)
+    job = await _job(rest, await rest.post("replication/run_onetime", _replication(**changes)))
+    assert job["state"] == "FAILED"
+    assert error in job["error"]
+
+
+async def test_all_snapshots_of_a_dataset_are_destroyed_by_a_job(nas, rest):
+    await _source(nas)
+    some = {"name": "tank/k8s/a", "snapshots": {"snapshots": ["other"]}}
+    job = await _job(rest, await rest.post("pool/dataset/destroy_snapshots", some))
+    assert job["result"] == ["other"]
+    job = await _job(rest, await rest.post("pool/dataset/destroy_snapshots", {"name": "tank/k8s/a"}))
+    assert job["result"] == ["s"]
+    assert nas.zfs.dataset("tank/k8s/a").snapshots == {}
+
+
+async def test_a_task_replicates_again_and_again(nas, rest):
+    await _source(nas)
+    task = {"name": "r", **_replication(readonly="SET", naming_schema=["auto-%Y"], name_regex=None)}
+    del task["only_from_scratch"]
+    made = await rest.post("replication", task)
+    for name in ("auto-2026", "auto-2027"):
+        nas.zfs.take("tank/k8s/a", name)
+        await rest.post(f"replication/id/{made['id']}/run")
+    assert list(nas.zfs.dataset("tank/k8s/b").snapshots) == ["auto-2026", "auto-2027"]
+    assert nas.zfs.dataset("tank/k8s/b").readonly
+
+
+# --- NVMe-oF --------------------------------------------------------------------------------------------
+
+
+async def test_a_subsystem_in_use_is_only_deleted_by_force(nas, rest):
+    await _one_of_everything(nas)
+    told = await rest.refused("DELETE", "nvmet/subsys/id/1")
+    assert [each["message"] for each in told["nvmet_subsys_delete.id"]] == [
+        "Subsystem n contains 1 namespace: 1",
+        "Subsystem n visible on 1 port",
+    ]
+    await rest.delete("nvmet/subsys/id/1", {"force": True})
+    for kind in ("subsys", "namespace", "port_subsys"):
+        assert await rest.get(f"nvmet/{kind}") == []
+
+
+async def test_sessions_tell_which_host_uses_which_subsystem(nas, rest):
+    await _one_of_everything(nas)
+    connect_host(nas.machine, 1, "nqn.2014-08.org.nvmexpress:uuid:a")
+    (session,) = await rest.get("nvmet/global/sessions")
+    assert session == {
+        "host_traddr": "10.0.0.11",
+        "hostnqn": "nqn.2014-08.org.nvmexpress:uuid:a",
+        "subsys_id": 1,
+        "port_id": 1,
+        "ctrl": 1,
+    }
+    disconnect_hosts(nas.machine, 1)
+    assert await rest.get("nvmet/global/sessions") == []
+
+
+async def test_a_dataset_takes_its_namespace_share_and_tasks_with_it(nas, rest):
+    await _one_of_everything(nas)
+    await _tasks(nas, "tank/k8s/n")
+    before = await rest.post("pool/dataset/id/tank%2Fk8s%2Fn/attachments")
+    assert [each["type"] for each in before] == ["NVMe-oF Namespace", "Snapshot Task", "Replication"]
+    await rest.delete("pool/dataset/id/tank%2Fk8s%2Fn", {"recursive": True})
+    assert await rest.get("nvmet/namespace") == []
+    assert len(await rest.get("nvmet/subsys")) == 1
+    assert await rest.get("pool/snapshottask") == await rest.get("replication") == []
+
+
+async def _tasks(nas, name):
+    nas.call("pool.snapshottask.create", {"dataset": name})
+    task = _replication(name="r", source_datasets=[name], target_dataset="tank/copy")
+    del task["only_from_scratch"]
+    nas.call("replication.create", task)
+
+
+async def test_a_renamed_target_gives_new_subsystems_its_name(rest):
+    before = (await rest.get("nvmet/global"))["basenqn"]
+    assert (await rest.post("nvmet/subsys", {"name": "a"}))["subnqn"] == f"{before}:a"
+    await rest.put("nvmet/global", {"basenqn": "nqn.x"})
+    assert (await rest.post("nvmet/subsys", {"name": "b"}))["subnqn"] == "nqn.x:b"
+
+
+# --- snapshots ------------------------------------------------------------------------------------------
+
+
+async def test_marks_of_a_snapshot_are_changed(nas, rest):
+    await _source(nas)
+    path = "pool/snapshot/id/tank%2Fk8s%2Fa%40s"
+    await rest.put(path, {"user_properties_update": [{"key": "a:x", "value": 1}]})
+    shown = (await rest.get(path))["properties"]
+    assert (shown["a:x"]["rawvalue"], shown["a:b"]["rawvalue"]) == ("1", "c")
+    await rest.put(path, {"user_properties_remove": ["a:x"]})
+    assert "a:x" not in (await rest.get(path))["properties"]
+
+
+async def test_in_26_changing_the_marks_of_a_snapshot_does_nothing(nas26):
+    await _source(nas26)
+    changes = {"user_properties_update": [{"key": "a:x", "value": "1"}]}
+    async with logged_in(nas26) as client:
+        await client.call("pool.snapshot.update", "tank/k8s/a@s", changes)
+    assert nas26.zfs.snapshot("tank/k8s/a@s").user == {}
+
+
+# --- what goes wrong, and who hears of it ---------------------------------------------------------------
+
+
+async def test_a_change_over_rest_is_told_to_subscribers(nas, rest):
+    async with logged_in(nas) as client:
+        await client.call("core.subscribe", "nvmet.subsys.query")
+        await rest.post("nvmet/subsys", {"name": "a"})
+        await client.call("core.ping")
+    ((event),) = client.events
+    assert (event["msg"], event["collection"], event["fields"]["name"]) == (
+        "added",
+        "nvmet.subsys.query",
+        "a",
+    )
+
+
+async def test_faults_meet_rest_calls_too(nas, rest):
+    nas.faults.fail("pool.dataset.create", reason="no")
+    told = await rest.refused("POST", "pool/dataset", {"name": "tank/k8s/a"})
+    assert told == {"message": "no", "errno": 14}
+    for name in ("a", "b"):
+        await rest.post("nvmet/subsys", {"name": name})
+    nas.faults.truncate("nvmet.subsys.query")
+    assert len(await rest.get("nvmet/subsys")) == 1
+    assert len(await rest.get("nvmet/subsys")) == 2
+
+
+@pytest.mark.parametrize("fault", ["drop", "cut"])
+async def test_a_lost_answer_breaks_the_connection_after_the_call_was_made(nas, rest, fault):
+    getattr(nas.faults, fault)("nvmet.subsys.create")
+    with pytest.raises(aiohttp.ClientError):
+        await rest.post("nvmet/subsys", {"name": "a"})
+    assert len(await rest.get("nvmet/subsys")) == 1
