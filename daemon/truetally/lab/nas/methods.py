@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from truetally.lab.nas import encryption, filesystem, nvmet, replication, sharing, storage, system
+from truetally.lab.nas import (
+    encryption,
+    filesystem,
+    nvmet,
+    pools,
+    replication,
+    reporting,
+    sharing,
+    storage,
+    system,
+)
 from truetally.lab.nas.table import METHODS, Caller, Method, call, find
 
 __all__ = [
@@ -14,7 +24,9 @@ __all__ = [
     "filesystem",
     "find",
     "nvmet",
+    "pools",
     "replication",
+    "reporting",
     "sharing",
     "storage",
     "system",
