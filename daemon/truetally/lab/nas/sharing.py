@@ -192,10 +192,31 @@ def _told(machine: Machine, kind: str, shown: Row) -> Row:
 
 
 def _defaults(machine: Machine, kind: str) -> Row:
+    """What an object of this version has, with the values it gets where none are given."""
     if kind == "sharing.smb":
-        extra = _SMB_PURPOSES if machine.number >= (25, 10) else {"purpose": "NO_PRESET", **_SMB_LEGACY}
-        return {**_DEFAULTS[kind], **extra}
-    return _DEFAULTS[kind]
+        return {**_DEFAULTS[kind], **_smb_defaults(machine)}
+    known = {**_DEFAULTS[kind], **(_UNTIL_24_10.get(kind, {}) if machine.number < (25, 4) else {})}
+    if kind == "sharing.nfs" and machine.number < (23, 10):
+        known["quiet"] = False
+    return {name: value for name, value in known.items() if value is not _NOT_YET}
+
+
+# What the versions before 25.04 have otherwise (their own schemas of `create`).
+_NOT_YET = object()
+_UNTIL_24_10: Mapping[str, Row] = {
+    "sharing.nfs": {"expose_snapshots": _NOT_YET},
+    "iscsi.portal": {"discovery_authmethod": "NONE", "discovery_authgroup": None},
+    "iscsi.target": {"iscsi_parameters": _NOT_YET},
+}
+
+
+def _smb_defaults(machine: Machine) -> Row:
+    if machine.number >= (25, 10):
+        return _SMB_PURPOSES
+    if machine.number >= (25, 4):
+        return {"purpose": "NO_PRESET", **_SMB_LEGACY}
+    cluster = {"cluster_volname": ""} if machine.number < (24, 4) else {}
+    return {"purpose": "DEFAULT_SHARE", **_SMB_LEGACY, **cluster}
 
 
 def _complete(machine: Machine, kind: str, given: Row) -> None:
@@ -214,7 +235,8 @@ def _complete(machine: Machine, kind: str, given: Row) -> None:
         given["options"].pop("purpose", None)
     elif kind == "sharing.smb":
         given["vuid"] = ""
-        given["audit"] = {"enable": False, "watch_list": [], "ignore_list": []}
+        if machine.number >= (24, 10):
+            given["audit"] = {"enable": False, "watch_list": [], "ignore_list": []}
 
 
 # A driver that finds one of these in a refusal looks for what is there already, and goes on with it.
