@@ -123,7 +123,7 @@ def test_a_namespace_whose_number_is_not_told_may_be_the_one():
 
 
 def test_a_subsystem_of_another_nas_is_not_followed():
-    elsewhere = [seen(a_subsystem(), source="nas2"), seen(a_namespace(), source="nas2")]
+    elsewhere = [seen(a_subsystem(), source="nas2"), seen(a_namespace(OTHER), source="nas2")]
     assert backing_of(a_zvol(OTHER), an_nvme_volume(), *elsewhere).dataset is None
 
 
@@ -231,7 +231,8 @@ def test_a_namespace_that_is_not_its_own_protects(what):
 
 
 def test_a_namespace_at_a_zvol_of_another_driver_protects_it():
-    iscsi = a_zvol(user_properties=a_dataset().user_properties)
+    driver = truenas.UserProperty("freenas-api-iscsi", truenas.Origin.LOCAL)
+    iscsi = a_zvol(user_properties={**a_zvol().user_properties, csi.PROVISIONER_DRIVER: driver})
     assert verdict(a_pool(), iscsi, a_subsystem(), a_namespace()) == "in use"
 
 

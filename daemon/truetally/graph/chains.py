@@ -249,7 +249,7 @@ def _clients_of_share(world: World, nas: str, share: truenas.SmbShare) -> Iterat
     for ref in world.sharing(f"m:{share.name.lower()}", Kind.SMB_CLIENT):
         client = value_of(world.node(ref), truenas.SmbClient)
         if ref.source == nas and client is not None:
-            yield f"SMB client {client.machine}"
+            yield f"SMB client {client.machine or client.session or client.share}"
 
 
 def tasks_of(world: World, nas: str, path: str) -> list[Ref]:
