@@ -95,6 +95,10 @@ class Replay:
         async for call in Replay(nas, load("nfs")): ...
 
     An answer with another status than the recorded one is an AssertionError.
+
+    Attributes:
+        before: called with the name and the request of a CSI call before it is made.
+        after_exchange: awaited after each request.
     """
 
     def __init__(self, nas, trace, *, key=None):
@@ -103,6 +107,8 @@ class Replay:
         self._ids = {}
         self._headers = {"Authorization": f"Bearer {key or nas.add_key('root', ('FULL_ADMIN',))}"}
         self._base = nas.url.replace("ws", "http", 1)
+        self.before = lambda rpc, request: None
+        self.after_exchange = None
 
     def prepare(self):
         """What an administrator has set up before the driver comes."""
@@ -125,8 +131,11 @@ class Replay:
                     recorded.get("snapshot"),
                     recorded.get("error"),
                 )
+                self.before(call.rpc, call.request)
                 for number, http in enumerate(recorded["http"]):
                     call.exchanges.append(await self._exchange(session, http))
+                    if self.after_exchange is not None:
+                        await self.after_exchange(call.exchanges[-1])
                     self._learn(call.exchanges[-1], recorded["http"][number + 1 :])
                 yield call
 

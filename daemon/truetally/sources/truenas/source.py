@@ -135,7 +135,7 @@ class NasSource:
             self._reconnects += 1
 
     async def relist(self, kinds: frozenset[Kind]) -> None:
-        """Lists the kinds in full; returns when the lists have been emitted.
+        """Lists the kinds in full; returns when the lists have been emitted, or that they cannot be told.
 
         Raises:
             SourceUnavailable, AccessDenied: one of them could not be listed.
@@ -145,7 +145,7 @@ class NasSource:
             async with asyncio.timeout(_RELIST_WITHIN.total_seconds()):
                 for kind in _ORDER:
                     if kind in kinds:
-                        await self._list(kind, session, asked_after)
+                        await self._list_if_told(kind, session, asked_after)
         except TimeoutError:
             raise SourceUnavailable(self._settings.name, "it does not answer in time") from None
 
@@ -316,7 +316,7 @@ class NasSource:
     async def _list_or_lose(self, kind: Kind, session: Session) -> None:
         """A kind that cannot be listed is lost alone, as long as the connection stands."""
         try:
-            await self._list(kind, session, self._clock.ticks())
+            await self._list_if_told(kind, session, self._clock.ticks())
         except AccessDenied as error:
             await self._lose_one(kind, Trouble.DENIED, f"not permitted to {error.what}; {error.grant}")
         except SourceUnavailable as error:
@@ -324,10 +324,14 @@ class NasSource:
                 raise
             self._failing.add(kind)
             await self._lose_one(kind, Trouble.FAILED, error.reason)
-        except inventory.NotTold as error:
-            await self._lose_one(kind, Trouble.UNTOLD, error.reason)
         else:
             self._failing.discard(kind)
+
+    async def _list_if_told(self, kind: Kind, session: Session, asked_after: float) -> None:
+        try:
+            await self._list(kind, session, asked_after)
+        except inventory.NotTold as error:
+            await self._lose_one(kind, Trouble.UNTOLD, error.reason)
 
     async def _lose_one(self, kind: Kind, trouble: Trouble, reason: str) -> None:
         await self._emit([Lost(self._settings.name, kind, trouble, reason, self._clock.ticks())])
