@@ -531,6 +531,24 @@ async def test_in_26_changing_the_marks_of_a_snapshot_does_nothing(nas26):
     assert nas26.zfs.snapshot("tank/k8s/a@s").user == {}
 
 
+async def test_a_renamed_dataset_leaves_its_share_at_the_old_path(nas, rest):
+    await _one_of_everything(nas)
+    told = await rest.refused("POST", f"{_A}/rename", {"new_name": "tank/k8s/b"})
+    assert "set force to proceed" in json.dumps(told)
+    await rest.post(f"{_A}/rename", {"new_name": "tank/k8s/b", "force": True})
+    assert (await rest.get("pool/dataset/id/tank%2Fk8s%2Fb"))["name"] == "tank/k8s/b"
+    assert [row["path"] for row in await rest.get("sharing/nfs")] == ["/mnt/tank/k8s/a"]
+
+
+async def test_a_snapshot_is_renamed_and_rolled_back_to(nas, rest):
+    await _source(nas)
+    path = "pool/snapshot/id/tank%2Fk8s%2Fa%40s"
+    assert "more recent snapshots" in (await rest.refused("POST", f"{path}/rollback", {}))["message"]
+    await rest.post(f"{path}/rollback", {"recursive": True})
+    await rest.post(f"{path}/rename", {"new_name": "tank/k8s/a@t", "force": True})
+    assert list(nas.zfs.dataset("tank/k8s/a").snapshots) == ["t"]
+
+
 # --- what goes wrong, and who hears of it ---------------------------------------------------------------
 
 

@@ -330,6 +330,23 @@ def dataset_promote(caller: Caller, id: Any) -> None:  # noqa: A002
     caller.machine.zfs.promote(_the_dataset(caller, id).name)
 
 
+def _ask_for_force(given: Row, where: str) -> None:
+    """Renaming looks at nothing that uses the name, and wants to be told so (inferred)."""
+    if not given["force"]:
+        text = "No safety checks are performed when renaming ZFS resources; set force to proceed"
+        raise Invalid.at(f"{where}.force", text)
+
+
+@method("pool.dataset.rename", "DATASET_WRITE", since=(25, 10))
+def dataset_rename(caller: Caller, id: Any, data: Any) -> None:  # noqa: A002
+    """Rename a dataset; shares go on naming the old path, and nobody is told."""
+    members = {"new_name": "", "recursive": False, "force": False}
+    given = filled(data, members, where="data", required=["new_name"])
+    dataset = _the_dataset(caller, id)
+    _ask_for_force(given, "pool_dataset_rename")
+    caller.machine.zfs.rename(dataset.name, given["new_name"])
+
+
 @method("zfs.resource.query", "ZFS_RESOURCE_READ", since=(25, 10))
 def resource_query(caller: Caller, data: Any = None) -> list[Row]:
     """Datasets by path, opened directly and shown plainly."""
@@ -550,6 +567,29 @@ def snapshot_release(caller: Caller, id: Any, options: Any = None) -> None:  # n
     machine.zfs.release(taken.path)
     if machine.zfs.find_snapshot(taken.path) is None:
         machine.removed([taken.path])
+
+
+@method("pool.snapshot.rename", "SNAPSHOT_WRITE", since=(25, 10))
+def snapshot_rename(caller: Caller, id: Any, data: Any) -> None:  # noqa: A002
+    """Give a snapshot another name; nobody is told."""
+    members = {"new_name": "", "force": False}
+    if caller.machine.number >= (26, 0):
+        members["recursive"] = False
+    given = filled(data, members, where="data", required=["new_name"])
+    taken = _the_snapshot(caller, id)
+    _ask_for_force(given, "pool_snapshot_rename")
+    caller.machine.zfs.rename_snapshot(taken.path, given["new_name"].rpartition("@")[2])
+
+
+@method("zfs.snapshot.rollback", "FULL_ADMIN", until=(26, 0))
+@method("pool.snapshot.rollback", "SNAPSHOT_WRITE", "POOL_WRITE", since=(25, 10))
+def snapshot_rollback(caller: Caller, id: Any, options: Any = None) -> None:  # noqa: A002
+    """Let a dataset be what a snapshot shows; the kernel tells of what was destroyed for it."""
+    members = dict.fromkeys(("recursive", "recursive_clones", "force", "recursive_rollback"), False)
+    given = filled(options or {}, members, where="options")
+    machine, taken = caller.machine, _the_snapshot(caller, id)
+    recursive, clones = bool(given["recursive"]), bool(given["recursive_clones"])
+    machine.removed(machine.zfs.rollback(taken.path, recursive=recursive, clones=clones))
 
 
 @method("zfs.resource.snapshot.query", "SNAPSHOT_READ", since=(26, 0))
