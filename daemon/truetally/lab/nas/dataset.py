@@ -244,7 +244,9 @@ class Dataset:
             self.native[own] = text
         if thick:
             self.native["refreservation"] = str(thick_bytes(self))
-        self.changes.natives += 1
+        self._bequest = None
+        if NATIVES[own].inherited and self.children:
+            self.changes.natives += 1
         self.settle()
 
     def effective(self, name: str) -> Effective:

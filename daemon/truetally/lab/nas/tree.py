@@ -12,6 +12,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
+from itertools import islice
 from typing import Any
 
 from truetally.lab.nas import space
@@ -336,19 +337,27 @@ def page_by_path(zfs: Zfs, query: Query) -> tuple[list[Snapshot], Query] | None:
     if asked or query.get or query.count or list(query.order_by) not in (["id"], ["name"]):
         return None
     paths, snapshots = zfs.snapshots_by_path()
-    first, last = 0, len(paths)
+    first, last, rest = 0, len(paths), []
     for each in query.filters:
-        if len(each) != 3 or each[0] not in ("id", "name") or not isinstance(each[2], str):
+        if len(each) != 3 or each[0] not in _NAME_FIELDS:
             return None
-        if each[1] in (">", ">="):
-            first = max(first, (bisect_right if each[1] == ">" else bisect_left)(paths, each[2]))
-        elif each[1] in ("<", "<="):
-            last = min(last, (bisect_left if each[1] == "<" else bisect_right)(paths, each[2]))
+        bound = each[2] if each[0] in ("id", "name") and isinstance(each[2], str) else None
+        if bound is not None and each[1] in (">", ">="):
+            first = max(first, (bisect_right if each[1] == ">" else bisect_left)(paths, bound))
+        elif bound is not None and each[1] in ("<", "<="):
+            last = min(last, (bisect_left if each[1] == "<" else bisect_right)(paths, bound))
         else:
-            return None
-    first += query.offset
-    last = min(last, first + query.limit) if query.limit else last
-    return snapshots[first:last], replace(query, filters=(), order_by=(), offset=0, limit=0)
+            rest.append(each)
+    found: Iterator[Snapshot] = islice(snapshots, first, max(first, last))
+    if rest:
+        test = Query(filters=rest, count=True)
+        found = (taken for taken in found if test.apply([snapshot_name_row(taken)]))
+    end = query.offset + query.limit if query.limit else None
+    page = list(islice(found, query.offset, end))
+    return page, replace(query, filters=(), order_by=(), offset=0, limit=0)
+
+
+_NAME_FIELDS = ("id", "name", "pool", "dataset", "snapshot_name")
 
 
 def snapshot_row(
