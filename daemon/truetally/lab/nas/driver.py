@@ -273,7 +273,9 @@ class Driver:
         if not self._over_api:
             self.nas.ssh.create_dataset(path, volsize=volsize, user=marks)
             return
-        kind = {"type": "VOLUME", "volsize": volsize} if volsize else {"type": "FILESYSTEM"}
+        kind: Row = {"type": "FILESYSTEM"}
+        if volsize:
+            kind = {"type": "VOLUME", "volsize": volsize, "sparse": True, "refreservation": 0}
         properties = [{"key": key, "value": value} for key, value in marks.items()]
         self.nas.call("pool.dataset.create", {"name": path, "user_properties": properties, **kind})
 

@@ -15,7 +15,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from truetally.lab.nas.failures import CallError, InstanceNotFound, Invalid, NasRefusal, errname
-from truetally.lab.nas.machine import Event, Machine, Row
+from truetally.lab.nas.machine import ApiKey, Event, Machine, Row
 from truetally.lab.nas.table import Caller
 from truetally.lab.nas.tree import date
 
@@ -39,7 +39,8 @@ class Jobs:
 
     def start(self, caller: Caller, method: str, arguments: list[Any], work: Work) -> int:
         """A new job; its number. Where no loop runs, it has ended when this returns."""
-        row = self.machine.start_job(method, arguments, username=caller.username)
+        key = str(caller.key.id) if isinstance(caller.key, ApiKey) else ""
+        row = self.machine.start_job(method, arguments, username=caller.username, api_key=key)
         self.waiting[row["id"]] = work
         seconds = self.seconds_of.get(method, self.seconds)
         if seconds != FOREVER:

@@ -73,8 +73,10 @@ _CREATE: Row = {
     "create_ancestors": False,
     "user_properties": [],
 }
+# These are only said when a dataset is made.
+_ONCE = ("casesensitivity", "volblocksize")
 _UPDATE: Row = {
-    **dict.fromkeys((*_SIZES, *_WORDS, *_UNTOUCHED)),
+    **{name: None for name in (*_SIZES, *_WORDS, *_UNTOUCHED) if name not in _ONCE},
     "comments": None,
     "create_ancestors": False,
     "user_properties": None,
@@ -238,7 +240,7 @@ def dataset_update(caller: Caller, id: Any, data: Any) -> Row:  # noqa: A002
     machine.zfs.set_user(id, _changes(given["user_properties_update"], "pool_dataset_update"))
     if given["user_properties"] is not None:
         dataset.user = _user_properties(given["user_properties"])
-    inherited = {name: None for name in _WORDS if given[name] == "INHERIT"}
+    inherited = {name: None for name in _WORDS if given.get(name) == "INHERIT"}
     machine.zfs.set_native(id, native | inherited)
     if given["comments"] is not None:
         dataset.comments = given["comments"]
