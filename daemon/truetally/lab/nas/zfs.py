@@ -360,20 +360,30 @@ class Zfs:
             raise CallError(f"cannot destroy '{name}': operation does not apply to pools", errno.EINVAL)
         if not recursive:
             _refuse_dependents(dataset)
-        gone: list[str] = []
-        doomed = {each.name for each in dataset.below()}
-        snapshots = [taken for each in dataset.below() for taken in each.snapshots.values()]
+        tops = self._with_clones(dataset) if clones else [dataset]
+        doomed = {each.name: each for top in tops for each in top.below()}
+        snapshots = [taken for each in doomed.values() for taken in each.snapshots.values()]
         if not clones:
-            _refuse_outsiders(name, snapshots, doomed)
+            _refuse_outsiders(name, snapshots, set(doomed))
         for snapshot in snapshots:
             snapshot.holds.clear()
-            for clone in sorted(snapshot.clones - doomed):
-                if clone in self.datasets:
-                    gone += self.destroy(clone, recursive=True, clones=True)
-        for each in reversed(list(dataset.below())):
-            gone += [*(f"{each.name}@{leaf}" for leaf in each.snapshots), each.name]
-            self._forget(each)
+        gone: list[str] = []
+        # Clones before what they were made of, children before their parents.
+        for each in [each for top in reversed(tops) for each in reversed(list(top.below()))]:
+            if each.name in self.datasets:
+                gone += [*(f"{each.name}@{leaf}" for leaf in each.snapshots), each.name]
+                self._forget(each)
         return gone
+
+    def _with_clones(self, dataset: Dataset) -> list[Dataset]:
+        """A dataset and all clones, with theirs, that must go with it."""
+        tops, known = [dataset], {each.name for each in dataset.below()}
+        for top in tops:
+            for taken in [taken for each in top.below() for taken in each.snapshots.values()]:
+                for clone in sorted(taken.clones - known):
+                    tops.append(self.datasets[clone])
+                    known.update(each.name for each in self.datasets[clone].below())
+        return tops
 
     def rename(self, name: str, target: str) -> None:
         """Rename a dataset with everything below it."""
