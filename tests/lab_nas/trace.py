@@ -41,8 +41,27 @@ _REFERENCES = {
 JOBS = "core/get_jobs"
 
 
-def load(protocol):
-    return json.loads((_TRACES / f"{protocol}.json").read_text())
+def load(protocol, version=None):
+    """A trace; for a version that has lost what 1.9.4 asks for, as `next` would have asked it."""
+    trace = json.loads((_TRACES / f"{protocol}.json").read_text())
+    if version is not None and trace["truenas"] < "25.10" <= version:
+        for call in trace["calls"]:
+            call["http"] = [_as_next_asks(http) for http in call["http"]]
+    return trace
+
+
+# What 25.10 wants among the options of a share (democratic-csi `next`).
+_SMB_PLAIN = ("name", "path", "browsable")
+
+
+def _as_next_asks(http):
+    path = http["p"].replace("/zfs/snapshot", "/pool/snapshot")
+    body = http.get("b")
+    if http["m"] == "POST" and path.endswith("/sharing/smb"):
+        options = {name: value for name, value in body.items() if name not in _SMB_PLAIN}
+        body = {name: body[name] for name in _SMB_PLAIN if name in body}
+        body |= {"purpose": "LEGACY_SHARE", "options": {"purpose": "LEGACY_SHARE", **options}}
+    return {**http, "p": path} | ({} if body is None else {"b": body})
 
 
 @dataclass
