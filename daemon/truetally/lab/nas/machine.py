@@ -147,6 +147,7 @@ class Token:
     username: str
     roles: frozenset[str]
     expires_at: datetime
+    single_use: bool = False
 
 
 def _secret() -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from truetally.lab.nas import (
+    core,
     encryption,
     filesystem,
+    logins,
     nvmet,
     pools,
     replication,
@@ -20,9 +22,11 @@ __all__ = [
     "Caller",
     "Method",
     "call",
+    "core",
     "encryption",
     "filesystem",
     "find",
+    "logins",
     "nvmet",
     "pools",
     "replication",

@@ -20,6 +20,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 
 from truetally.clock import Clock
 from truetally.lab.nas import rest
+from truetally.lab.nas.core import may_see_job, subscribe
 from truetally.lab.nas.ddp import Ddp
 from truetally.lab.nas.envelope import JsonRpc
 from truetally.lab.nas.failures import CallError, NasRefusal, TooManyCalls
@@ -35,7 +36,6 @@ from truetally.lab.nas.limits import (
 )
 from truetally.lab.nas.machine import ApiKey, Event, Machine, Row, Ssh, Version
 from truetally.lab.nas.methods import Caller, call, find
-from truetally.lab.nas.system import may_see_job, subscribe
 from truetally.lab.nas.wire import Act, Hangup, Request, Wire
 from truetally.lab.nas.zfs import Zfs
 

@@ -1,196 +1,16 @@
-"""The methods about the session and the system: logins, subscriptions, jobs, services, alerts.
-
-A login that fails is a result, not an error; and a good key that comes over an
-unencrypted transport is revoked for good (25.04+, middleware `plugins/auth.py`).
-"""
+"""The methods about the system: versions, boot id, updates, services, alerts, keys, interfaces."""
 
 from __future__ import annotations
 
-import errno
-import hmac
-import uuid
 from typing import Any
 
-from truetally.lab.nas.failures import CallError, Invalid
-from truetally.lab.nas.machine import ApiKey, Machine, Row, Version
+from truetally.lab.nas.machine import ApiKey, Machine, Row
 from truetally.lab.nas.query import checked
-from truetally.lab.nas.table import METHODS, Caller, filled, grants, method
+from truetally.lab.nas.table import METHODS, Caller, grants, method
 from truetally.lab.nas.tree import date
 
-_INSECURE = "Attempt to use over an insecure transport"
-_MECHANISMS = ("API_KEY_PLAIN", "PASSWORD_PLAIN", "TOKEN_PLAIN", "SCRAM")
-
-
-def _owner(machine: Machine, text: Any) -> ApiKey | None:
-    """The key whose text this is."""
-    number, _, secret = text.partition("-") if isinstance(text, str) else ("", "", "")
-    key = machine.keys.get(int(number)) if number.isdigit() else None
-    return key if key is not None and hmac.compare_digest(key.secret.encode(), secret.encode()) else None
-
-
-def _try_key(caller: Caller, key: ApiKey | None, username: str | None) -> str:
-    if key is None or (username is not None and key.username != username):
-        return "AUTH_ERR"
-    if key.expired(caller.machine.now()):
-        return "EXPIRED"
-    if not caller.secure and caller.machine.number >= (25, 4):
-        caller.machine.revoke(key, _INSECURE)
-        return "EXPIRED"
-    if not key.roles:
-        return "DENIED" if _version(caller) >= (26, 0) else "AUTH_ERR"
-    caller.key = key
-    return "SUCCESS"
-
-
-def _version(caller: Caller) -> Version:
-    return min(caller.pinned or caller.machine.number, caller.machine.number)
-
-
-@method("auth.login_ex", public=True, since=(25, 4))
-def login_ex(caller: Caller, login_data: Any) -> Row:
-    """Log in; only with an API key and its owner's name."""
-    mechanism = login_data.get("mechanism") if isinstance(login_data, dict) else None
-    if mechanism not in _MECHANISMS:
-        raise Invalid.at("login_data", "Unable to extract tag using discriminator 'mechanism'")
-    if mechanism != "API_KEY_PLAIN":
-        return {"response_type": "AUTH_ERR"}
-    where = f"login_data.{mechanism}"
-    members = {"mechanism": "", "username": "", "api_key": "", "login_options": {}}
-    given = filled(login_data, members, where=where, required=["username", "api_key"])
-    options: Row = {"user_info": True}
-    if _version(caller) >= (26, 0):
-        options["reconnect_token"] = False
-    options = filled(given["login_options"], options, where=f"{where}.login_options")
-    answer = _try_key(caller, _owner(caller.machine, given["api_key"]), given["username"])
-    if answer != "SUCCESS":
-        return {"response_type": answer}
-    info = _me(caller) if options["user_info"] else None
-    result: Row = {"response_type": answer, "user_info": info, "authenticator": "LEVEL_1"}
-    if _version(caller) >= (26, 0):
-        result["reconnect_token"] = None
-    return result
-
-
-@method("auth.login_with_api_key", public=True)
-def login_with_api_key(caller: Caller, api_key: Any) -> bool:
-    """Log in with a key alone; False for whatever reason."""
-    return _try_key(caller, _owner(caller.machine, api_key), None) == "SUCCESS"
-
-
-@method("auth.mechanism_choices", public=True, since=(25, 4))
-def mechanism_choices(caller: Caller) -> list[str]:
-    """How one can log in."""
-    scram = ["SCRAM"] if caller.machine.number >= (26, 0) else []
-    return ["API_KEY_PLAIN", "TOKEN_PLAIN", "PASSWORD_PLAIN", *scram]
-
-
-def _me(caller: Caller) -> Row:
-    return {
-        "pw_name": caller.username,
-        "pw_gecos": caller.username,
-        "pw_dir": "/var/empty",
-        "pw_shell": "/usr/sbin/nologin",
-        "pw_uid": 3000,
-        "pw_gid": 3000,
-        "grouplist": [3000],
-        "sid": None,
-        "source": "LOCAL",
-        "local": True,
-        "attributes": {},
-        "two_factor_config": {
-            "provisioning_uri": None,
-            "secret_configured": False,
-            "interval": 30,
-            "otp_digits": 6,
-        },
-        "privilege": {"roles": {"$set": sorted(caller.roles)}, "web_shell": False, "webui_access": False},
-        "account_attributes": ["LOCAL", "API_KEY"],
-    }
-
-
-@method("auth.me")
-def me(caller: Caller) -> Row:
-    """The user who is logged in."""
-    return _me(caller)
-
-
-@method("auth.logout")
-def logout(caller: Caller) -> bool:
-    """End the login; the socket stays."""
-    caller.key = None
-    caller.subscriptions.clear()
-    return True
-
-
-@method("core.ping", public=True)
-def ping(caller: Caller) -> str:
-    """Answer."""
-    return "pong"
-
-
-@method("core.set_options", public=True, since=(25, 4))
-def set_options(caller: Caller, options: Any) -> Row | None:
-    """Options of this connection."""
-    caller.options = filled(options, caller.options, where="options")
-    return dict(caller.options) if _version(caller) >= (25, 10) else None
-
-
-@method("core.subscribe", since=(25, 4))
-def core_subscribe(caller: Caller, event: Any) -> str:
-    """Subscribe; the answer is what `core.unsubscribe` takes."""
-    ident = str(uuid.uuid4())
-    subscribe(caller, ident, str(event))
-    return ident
-
-
-def subscribe(caller: Caller, ident: str, name: str) -> None:
-    """Subscribe; a full admin may subscribe to what does not exist, and never hears of it."""
-    if not may_hear(caller, name.partition(":")[0]):
-        raise CallError("Not authorized", errno.EACCES)
-    caller.subscriptions[ident] = name
-
-
-def may_hear(caller: Caller, collection: str) -> bool:
-    """Whether a session may subscribe to a collection; without a login, to none."""
-    if caller.key is None:
-        return False
-    allowed = caller.allows("SUBSCRIBE", collection)
-    if allowed is not None:
-        return allowed
-    if caller.full_admin or collection == "core.get_jobs":
-        return True
-    read = METHODS.get(collection)
-    if read is None or not read.exists(caller) or not read.roles:
-        return False
-    return any(grants(caller.roles, role) for role in read.roles)
-
-
-@method("core.unsubscribe", since=(25, 4))
-def unsubscribe(caller: Caller, ident: Any) -> None:
-    """End a subscription."""
-    caller.subscriptions.pop(ident, None)
-
-
-@method("core.get_jobs")
-def get_jobs(caller: Caller, filters: Any = (), options: Any = None) -> Any:
-    """Jobs; all of them for a full admin, one's own for others."""
-    query = checked(filters, options, limited=caller.machine.number >= (25, 10))
-    return query.apply(row for row in caller.machine.jobs if may_see_job(caller, row))
-
-
-def may_see_job(caller: Caller, job: Row) -> bool:
-    """Whether a job is the caller's own, or the caller may see all."""
-    return caller.full_admin or bool(job["credentials"]["data"]["username"] == caller.username)
-
-
-@method("core.get_methods")
-def get_methods(caller: Caller, service: Any = None, target: Any = "WS") -> Row:
-    """What can be called here."""
-    return {
-        name: {"roles": list(each.roles), "require_websocket": False, "job": False}
-        for name, each in sorted(METHODS.items())
-        if each.exists(caller) and (service is None or name.startswith(f"{service}."))
-    }
+# What a key of 22.12 to 24.10 is shown to be allowed that was given roles instead of an allowlist.
+_EVERYTHING = [{"method": "*", "resource": "*"}]
 
 
 @method("system.version")
@@ -211,7 +31,7 @@ def info(caller: Caller) -> Row:
     machine = caller.machine
     uptime = machine.uptime()
     return {
-        "version": machine.full_version,
+        "version": machine.full_version if machine.number >= (25, 4) else machine.branded_version,
         "buildtime": date(machine.started_at),
         "hostname": machine.hostname,
         "physmem": 68719476736,
@@ -231,6 +51,38 @@ def info(caller: Caller) -> Row:
         "system_manufacturer": None,
         "ecc_memory": True,
     }
+
+
+@method("system.boot_id", public=True)
+def boot_id(caller: Caller) -> str:
+    """What changes with every boot."""
+    return caller.machine.boot_id
+
+
+@method("system.product_type", "SYSTEM_PRODUCT_READ", public=True, public_until=(24, 10))
+def product_type(caller: Caller) -> str:
+    """Whose TrueNAS this is; the lab's has no license."""
+    return "COMMUNITY_EDITION" if caller.machine.number >= (25, 4) else "SCALE"
+
+
+@method("failover.status", "FAILOVER_READ", public=True, gap=((25, 4), (26, 0)), public_until=(25, 4))
+def failover_status(caller: Caller) -> str:
+    """Which half of an HA pair this is."""
+    return "BACKUP" if caller.machine.standby_of else "SINGLE"
+
+
+@method("failover.licensed", gap=((25, 4), (26, 0)))
+def failover_licensed(caller: Caller) -> bool:
+    """Whether this is half of an HA pair."""
+    return bool(caller.machine.standby_of)
+
+
+@method("update.status", "SYSTEM_UPDATE_READ", since=(25, 10))
+def update_status(caller: Caller) -> Row:
+    """What could be updated to: nothing."""
+    current = {"train": f"TrueNAS-{caller.machine.version}", "profile": "GENERAL", "matches_profile": True}
+    status = {"current_version": current, "new_version": None}
+    return {"code": "NORMAL", "status": status, "error": None, "update_download_progress": None}
 
 
 @method("interface.query", "NETWORK_INTERFACE_READ")
@@ -299,13 +151,20 @@ def api_key_query(caller: Caller, filters: Any = (), options: Any = None) -> Any
     return checked(filters, options).apply(rows)
 
 
+@method("api_key.my_keys", "API_KEY_READ", "READONLY_ADMIN", since=(25, 4))
+def my_keys(caller: Caller) -> list[Row]:
+    """The caller's own API keys."""
+    machine = caller.machine
+    return [_key_row(machine, key) for key in machine.keys.values() if key.username == caller.username]
+
+
 def _key_row(machine: Machine, key: ApiKey) -> Row:
-    row: Row = {
-        "id": key.id,
-        "name": f"key-{key.id}",
+    row: Row = {"id": key.id, "name": f"key-{key.id}", "created_at": date(key.created_at)}
+    if machine.number < (25, 4):
+        return row | {"allowlist": _allowlist(key)}
+    row |= {
         "username": key.username,
         "user_identifier": key.username,
-        "created_at": date(key.created_at),
         "expires_at": date(key.expires_at) if key.expires_at is not None else None,
         "local": True,
         "revoked": key.revoked,
@@ -314,9 +173,14 @@ def _key_row(machine: Machine, key: ApiKey) -> Row:
         row["revoked_reason"] = key.revoked_reason
     if machine.number < (26, 0):
         return row | {"keyhash": "********"}
-    return row | {
-        "iterations": 500000,
-        "salt": "********",
-        "stored_key": "********",
-        "server_key": "********",
-    }
+    hidden = dict.fromkeys(("salt", "stored_key", "server_key"), "********")
+    return row | {"iterations": key.iterations} | hidden
+
+
+def _allowlist(key: ApiKey) -> list[Row]:
+    if key.allowlist is not None:
+        return [grant._asdict() for grant in key.allowlist]
+    if "FULL_ADMIN" in key.roles:
+        return _EVERYTHING
+    granted = [name for name, each in METHODS.items() if any(grants(key.roles, role) for role in each.roles)]
+    return [{"method": "CALL", "resource": name} for name in sorted(granted)]

@@ -15,6 +15,7 @@ from typing import Any
 
 from truetally.lab.nas.failures import ENOTAUTHENTICATED, CallError, Invalid, MethodMissing
 from truetally.lab.nas.machine import ApiKey, Machine, Token, User, Version
+from truetally.lab.nas.scram import Exchange
 
 _NEVER: Version = (99, 0)
 _SHARING = ("SHARING_NFS_", "SHARING_SMB_", "SHARING_ISCSI_", "SHARING_NVME_TARGET_")
@@ -37,8 +38,45 @@ _WITHOUT_OLD_MODEL = (
     "core.get_",
 )
 
+# The methods that are jobs, in every version that has them.
+JOBS = frozenset(
+    (
+        "audit.export",
+        "core.bulk",
+        "core.job_wait",
+        "filesystem.chown",
+        "filesystem.setacl",
+        "filesystem.setperm",
+        "pool.dataset.destroy_snapshots",
+        "pool.dataset.encryption_summary",
+        "pool.dataset.export_key",
+        "pool.dataset.lock",
+        "pool.dataset.unlock",
+        "pool.scrub.scrub",
+        "pool.snapshottask.run",
+        "replication.run",
+        "replication.run_onetime",
+        "service.control",
+        "zpool.scrub.run",
+    )
+)
+
 # What 25.04 asked more for than the versions after it.
 _ROLES_OF_25_04 = {"smb.status": ("SHARING_SMB_WRITE",)}
+
+
+@dataclass(slots=True)
+class Pending:
+    """A login of a session that has more than one step.
+
+    Attributes:
+        user: whose one-time password is asked for.
+        key: whose SCRAM proof is asked for, with the exchange.
+    """
+
+    user: User | None = None
+    key: ApiKey | None = None
+    exchange: Exchange | None = None
 
 
 @dataclass(slots=True)
@@ -59,6 +97,7 @@ class Caller:
         default_factory=lambda: {"legacy_jobs": True, "private_methods": False, "py_exceptions": False}
     )
     subscriptions: dict[str, str] = field(default_factory=dict)
+    pending: Pending | None = None
 
     @property
     def roles(self) -> frozenset[str]:
@@ -91,7 +130,12 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """One method; `roles` any one of which suffices, none meaning any session."""
+    """One method; `roles` any one of which suffices, none meaning any session.
+
+    Attributes:
+        public: it needs no login; from `public_until` on it does.
+        gap: the versions that had lost it, from the first to before the second.
+    """
 
     name: str
     run: Callable[..., Any]
@@ -100,11 +144,24 @@ class Method:
     since: Version = (0, 0)
     until: Version = _NEVER
     absent_in: Version | None = None
+    gap: tuple[Version, Version] | None = None
+    public_until: Version = _NEVER
+
+    @property
+    def job(self) -> bool:
+        """Whether a call only starts a job: it runs to the job's number."""
+        return self.name in JOBS
+
+    def is_public(self, caller: Caller) -> bool:
+        """Whether it needs no login here."""
+        return self.public and caller.machine.number < self.public_until
 
     def exists(self, caller: Caller) -> bool:
         """Whether the caller's version and endpoint have it."""
         number = caller.machine.number
         if not self.since <= number < self.until or number == self.absent_in:
+            return False
+        if self.gap is not None and self.gap[0] <= number < self.gap[1]:
             return False
         pinned_to_old = caller.pinned is not None and caller.pinned < (25, 10) <= number
         return not (pinned_to_old and self.name.startswith(_WITHOUT_OLD_MODEL))
@@ -120,11 +177,13 @@ def method(
     since: Version = (0, 0),
     until: Version = _NEVER,
     absent_in: Version | None = None,
+    gap: tuple[Version, Version] | None = None,
+    public_until: Version = _NEVER,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Put a function into the table."""
 
     def register(run: Callable[..., Any]) -> Callable[..., Any]:
-        METHODS[name] = Method(name, run, roles, public, since, until, absent_in)
+        METHODS[name] = Method(name, run, roles, public, since, until, absent_in, gap, public_until)
         return run
 
     return register
@@ -158,7 +217,7 @@ def find(caller: Caller, name: str) -> Method:
     found = METHODS.get(name)
     if found is None or not found.exists(caller):
         raise MethodMissing(name, service_known=_has_service(caller, name.rpartition(".")[0]))
-    if found.public:
+    if found.is_public(caller):
         return found
     if caller.key is None:
         raise CallError("Not authenticated", ENOTAUTHENTICATED)
