@@ -11,7 +11,7 @@ from typing import Any
 
 from aiohttp import WSMsgType, web
 
-from truetally.model.observations import Gone, Listed, Lost, Observation, Seen
+from truetally.model.observations import Gone, Listed, Lost, Observation, Seen, Trouble
 from truetally.settings import NasSettings, SecretReference
 
 
@@ -151,12 +151,20 @@ def _kind(observation: Observation) -> Any:
     return observation.ref.kind if isinstance(observation, Seen | Gone) else observation.kind
 
 
+def are_complete(seen: list[Observation], kinds: frozenset[Any]) -> bool:
+    """Whether each kind has been listed, or the version was found not to tell it."""
+    done = {o.kind for o in seen if isinstance(o, Listed)}
+    done |= {o.kind for o in seen if isinstance(o, Lost) and o.trouble is Trouble.UNTOLD}
+    return done == kinds
+
+
 def listed(kind: Any, after: int = 0) -> Callable[[list[Observation]], Any]:
     return lambda seen: [o for o in seen[after:] if isinstance(o, Listed) and o.kind is kind]
 
 
 def lost(seen: list[Observation]) -> Any:
-    return [o for o in seen if isinstance(o, Lost)]
+    """What was lost; that a version does not tell something is no loss."""
+    return [o for o in seen if isinstance(o, Lost) and o.trouble is not Trouble.UNTOLD]
 
 
 def nas_settings(port: int, **changes: Any) -> NasSettings:

@@ -13,6 +13,7 @@ from recorded import RecordingSession, generation_of
 
 from truetally.errors import TruetallyError
 from truetally.lab.nas import LabNas
+from truetally.lab.nas.nvmet import connect_host
 from truetally.model.refs import TRUENAS_KINDS, Kind
 from truetally.sources.truenas import inventory
 from truetally.sources.truenas.calls import CallFailed, Fault
@@ -28,8 +29,29 @@ pytestmark = pytest.mark.skipif(
 )
 TRAINS = ["22.12", "23.10", "24.04", "24.10", "25.04", "25.10", "26.0"]
 WITH_ROLES = ["25.04", "25.10", "26.0"]
-VOLUME, ZVOL = "tank/k8s/pvc-1", "tank/k8s/pvc-2"
+VOLUME, ZVOL, NVME = "tank/k8s/pvc-1", "tank/k8s/pvc-2", "tank/k8s/pvc-3"
 _SINGLE = [*(k for k in EVERY if k is not Kind.SYSTEM), Kind.DATASET_USE, Kind.PERFORMANCE]
+
+
+SNAPSHOT_TASK = {
+    "dataset": "tank/k8s",
+    "recursive": True,
+    "lifetime_value": 2,
+    "lifetime_unit": "WEEK",
+    "naming_schema": "auto-%Y-%m-%d_%H-%M",
+    "schedule": {"minute": "0", "hour": "3", "dom": "*", "month": "*", "dow": "*"},
+}
+REPLICATION = {
+    "name": "copy",
+    "direction": "PUSH",
+    "transport": "LOCAL",
+    "source_datasets": ["tank/k8s"],
+    "target_dataset": "tank/copy",
+    "recursive": True,
+    "auto": False,
+    "retention_policy": "NONE",
+    "name_regex": ".*",
+}
 
 
 def _schema(train: str, method: str) -> dict[str, Any] | None:
@@ -76,6 +98,7 @@ def _furnished(train: str) -> LabNas:
     nas.ssh.create_dataset("tank/k8s")
     nas.ssh.create_dataset(VOLUME, user={"democratic-csi:managed_resource": "true"})
     nas.ssh.create_dataset(ZVOL, volsize=1 << 30)
+    nas.ssh.create_dataset(NVME, volsize=1 << 30)
     nas.ssh.snapshot(f"{VOLUME}@auto-1")
     nas.ssh.snapshot(f"{VOLUME}@auto-2")
     nas.call("sharing.nfs.create", {"path": f"/mnt/{VOLUME}"})
@@ -91,8 +114,22 @@ def _furnished(train: str) -> LabNas:
     nas.machine.nfs4_clients.append({"id": "1", "info": {"address": "10.0.0.2:700"}, "states": []})
     nas.machine.smb_clients.append({"service": "a", "machine": "10.0.0.3", "session_id": "7"})
     nas.machine.raise_alert("PoolUpgraded", "NOTICE", "x")
-    nas.add_key("truetally")
+    nas.call("pool.snapshottask.create", SNAPSHOT_TASK)
+    nas.call("replication.create", REPLICATION)
+    if nas.machine.number >= (25, 10):
+        _furnish_nvme(nas)
+    nas.add_key("root")
     return nas
+
+
+def _furnish_nvme(nas: LabNas) -> None:
+    nas.call("nvmet.subsys.create", {"name": "s", "allow_any_host": False})
+    nas.call("nvmet.namespace.create", {"subsys_id": 1, "device_type": "ZVOL", "device_path": f"zvol/{NVME}"})
+    nas.call("nvmet.port.create", {"addr_trtype": "TCP", "addr_traddr": "10.0.0.1", "addr_trsvcid": 4420})
+    nas.call("nvmet.host.create", {"hostnqn": "nqn.2014-08.org.nvmexpress:uuid:1"})
+    nas.call("nvmet.host_subsys.create", {"host_id": 1, "subsys_id": 1})
+    nas.call("nvmet.port_subsys.create", {"port_id": 1, "subsys_id": 1})
+    connect_host(nas.machine, 1, "nqn.2014-08.org.nvmexpress:uuid:1")
 
 
 def _lab_answers(nas: LabNas):
@@ -166,7 +203,8 @@ async def _everything(session: RecordingSession) -> dict[Kind, dict[str, Any]]:
         try:
             await inventory.read(kind, name, session, "nas1")
             if kind is Kind.DATASET_USE:
-                await inventory.read(kind, ZVOL, session, "nas1")
+                for zvol in (ZVOL, NVME):
+                    await inventory.read(kind, zvol, session, "nas1")
         except (inventory.NotTold, CallFailed, TruetallyError):
             continue
     some = found[Kind.SNAPSHOT]
@@ -184,15 +222,13 @@ async def test_every_request_fits_the_real_schema(train):
     assert len(checked) >= {"25.04": 14, "25.10": 35, "26.0": 36}.get(train, 28), sorted(checked)
 
 
-@pytest.mark.parametrize("train", WITH_ROLES)
+@pytest.mark.parametrize("train", TRAINS)
 async def test_what_the_lab_answers_is_decoded_kind_by_kind(train):
     session = RecordingSession(train, _lab_answers(_furnished(train)))
     found = await _everything(session)
-    told = {kind for kind in EVERY if not inventory.absent(kind, session.generation)}
+    told = {kind for kind in TRUENAS_KINDS if not inventory.absent(kind, session.generation)}
     told -= {Kind.SMB_CLIENT} if train == "25.10" else set()
-    assert {kind for kind, values in found.items() if values} >= told - {
-        kind for kind in told if kind not in TRUENAS_KINDS
-    }
+    assert {kind for kind, values in found.items() if values} == told
 
 
 @pytest.mark.parametrize("last", [False, True])

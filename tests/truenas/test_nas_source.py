@@ -16,6 +16,7 @@ from scripted import (
     Never,
     Refusal,
     ScriptedNas,
+    are_complete,
     listed,
     lost,
     nas_settings,
@@ -46,7 +47,7 @@ class Running:
         self.nas, self.source, self.heard = nas, source, heard
 
     async def complete(self) -> None:
-        await self.heard.until(lambda seen: {o.kind for o in seen if isinstance(o, Listed)} == EVERY_KIND)
+        await self.heard.until(lambda seen: are_complete(seen, EVERY_KIND))
         await self.until_connected()
 
     async def until_connected(self) -> None:
@@ -177,7 +178,7 @@ async def test_what_a_role_denies_is_lost_alone_and_names_the_role():
     async with running() as it:
         it.nas.script["sharing.nfs.query"] = DENIED
         await it.heard.until(listed(Kind.SNAPSHOT))
-        (denied,) = it.heard.of(Lost)
+        (denied,) = lost(it.heard.all)
         assert (denied.kind, denied.trouble) == (Kind.NFS_SHARE, Trouble.DENIED)
         assert "SHARING_NFS_READ" in denied.reason
         assert Kind.DATASET in {o.kind for o in it.heard.of(Listed)}
@@ -199,7 +200,7 @@ async def test_half_a_list_is_no_list():
         it.nas.script["pool.snapshot.query"] = Cut
         await it.heard.until(lost)
         assert not it.heard.of(Listed, Kind.SNAPSHOT)
-        assert {o.kind for o in it.heard.of(Lost)} == EVERY_KIND
+        assert {o.kind for o in lost(it.heard.all)} == EVERY_KIND
 
 
 async def test_a_broken_connection_loses_every_kind_once():
@@ -207,7 +208,7 @@ async def test_a_broken_connection_loses_every_kind_once():
         await it.complete()
         await it.nas.drop()
         await it.heard.until(lost)
-        kinds = [o.kind for o in it.heard.of(Lost)]
+        kinds = [o.kind for o in lost(it.heard.all)]
         assert sorted(kinds) == sorted(EVERY_KIND)
         with pytest.raises(SourceUnavailable):
             await it.source.relist(frozenset({Kind.POOL}))
@@ -450,10 +451,10 @@ async def test_a_kind_that_fails_is_lost_alone_and_is_read_again():
     async with running(reconcile_every="50ms") as it:
         it.nas.script["iscsi.global.sessions"] = Refusal(reason="[EFAULT] iscsi is broken")
         await it.until_connected()
-        (first, *_) = it.heard.of(Lost)
+        (first, *_) = lost(it.heard.all)
         assert (first.kind, first.trouble) == (Kind.ISCSI_SESSION, Trouble.FAILED)
         assert "iscsi is broken" in first.reason
-        assert {o.kind for o in it.heard.of(Lost)} == {Kind.ISCSI_SESSION}
+        assert {o.kind for o in lost(it.heard.all)} == {Kind.ISCSI_SESSION}
         it.nas.script["iscsi.global.sessions"] = []
         await it.heard.until(listed(Kind.ISCSI_SESSION))
         assert it.nas.calls["auth.login_ex"] == 1
@@ -491,7 +492,7 @@ async def test_a_connection_that_breaks_during_a_periodic_reading_is_made_again(
         del it.nas.script["sharing.nfs.query"]
         before = len(it.heard.all)
         await it.heard.until(listed(Kind.SNAPSHOT, before))
-        assert {o.kind for o in it.heard.of(Lost)} == EVERY_KIND
+        assert {o.kind for o in lost(it.heard.all)} == EVERY_KIND
 
 
 async def test_a_key_that_expires_under_way_is_told_and_not_tried_again():

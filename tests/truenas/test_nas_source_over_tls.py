@@ -9,11 +9,10 @@ from contextlib import asynccontextmanager
 
 import pytest
 import trustme
-from scripted import Heard, lost, nas_settings
+from scripted import Heard, are_complete, lost, nas_settings
 
 from truetally.clock import SystemClock
 from truetally.lab.nas import LabNas
-from truetally.model.observations import Listed
 from truetally.model.refs import TRUENAS_KINDS
 from truetally.settings import NasSettings
 from truetally.sources.truenas.logins import Credential
@@ -51,7 +50,7 @@ async def watched(context: ssl.SSLContext, **config) -> AsyncIterator[tuple[LabN
 
 
 async def is_listed(heard: Heard) -> None:
-    await heard.until(lambda seen: {o.kind for o in seen if isinstance(o, Listed)} == TRUENAS_KINDS)
+    await heard.until(lambda seen: are_complete(seen, TRUENAS_KINDS))
 
 
 async def reason(heard: Heard) -> str:
