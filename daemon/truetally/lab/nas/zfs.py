@@ -42,15 +42,15 @@ class Zfs:
         self.datasets: dict[str, Dataset] = {}
         self.changes = Changes()
         self.txg = 1000
-        self._last_pool = 0
+        self.last_pool = 0
         self._sorted: tuple[int, list[str], list[Snapshot]] | None = None
 
     def create_pool(self, name: str, size_bytes: int = 10 * _TIB) -> Pool:
         """A new pool with its root dataset."""
         root = Dataset(name, "FILESYSTEM", self.now(), self.next_txg(), changes=self.changes)
         self.datasets[name] = root
-        self._last_pool += 1
-        self.pools[name] = Pool(name, self._last_pool, 10**18 + 1000 * self._last_pool, root, size_bytes)
+        self.last_pool += 1
+        self.pools[name] = Pool(name, self.last_pool, 10**18 + 1000 * self.last_pool, root, size_bytes)
         space.bear(root, _EMPTY)
         return self.pools[name]
 
