@@ -5,6 +5,7 @@ import errno
 import json
 import ssl
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import aiohttp
@@ -174,3 +175,106 @@ async def _announcement(lines):
         if line.startswith(b"{"):
             return json.loads(line)
     raise AssertionError("the lab NAS ended without saying where it answers")
+
+
+async def _until(condition):
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def test_a_stall_at_the_second_call_is_silent_even_to_pings(nas):
+    nas.faults.stall("pool.query", nth=2)
+    async with logged_in(nas) as client:
+        await client.call("pool.query")
+        await client.send("pool.query", ident="second")
+        await client.socket.ping()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(reading := asyncio.ensure_future(client.receive())), 0.2)
+        nas.resume()
+        assert (await reading)["id"] == "second"
+        assert await client.call("core.ping") == "pong"
+
+
+async def test_a_restart_at_the_second_call_breaks_all_and_comes_back(nas):
+    nas.faults.restart("pool.query", nth=2)
+    url, boot_id = nas.url, nas.machine.boot_id
+    async with logged_in(nas) as other, logged_in(nas) as client:
+        await client.call("pool.query")
+        await client.send("pool.query", ident="lost")
+        for each in (client, other):
+            with pytest.raises(ConnectionError):
+                await each.receive()
+    await _until(lambda: nas.machine.boot_id != boot_id)
+    assert nas.url == url
+    async with logged_in(nas) as client:
+        await client.call("pool.query")
+
+
+async def test_an_answer_held_back_comes_after_the_next_one(nas):
+    nas.faults.hold("pool.query")
+    async with logged_in(nas) as client:
+        await client.send("pool.query", ident="first")
+        await client.send("core.ping", ident="second")
+        assert [(await client.receive())["id"] for _ in range(2)] == ["second", "first"]
+
+
+async def test_a_lost_event_is_told_to_nobody(nas):
+    nas.faults.lose("iscsi.initiator.query", nth=2)
+    async with logged_in(nas) as client:
+        await client.call("core.subscribe", "iscsi.initiator.query")
+        for _ in range(3):
+            await client.call("iscsi.initiator.create", {"comment": "x"})
+        await client.call("core.ping")
+    assert [event["id"] for event in client.events] == [1, 3]
+
+
+async def test_a_lost_answer_to_a_subscription_leaves_it_standing(nas):
+    nas.faults.drop("core.subscribe")
+    async with logged_in(nas) as client:
+        await client.send("core.subscribe", "iscsi.initiator.query", ident="lost")
+        await client.call("iscsi.initiator.create", {"comment": "x"})
+    assert len(client.events) == 1
+
+
+async def test_faults_before_a_session_are_named_by_what_is_asked(nas):
+    nas.faults.fail("/api/versions")
+    # aiohttp tries a GET that was cut off once more by itself.
+    nas.faults.drop("/api/current", times=2)
+    http = f"http{nas.url.removeprefix('ws')}/api/versions"
+    async with aiohttp.ClientSession() as session:
+        async with session.get(http) as answer:
+            assert answer.status == 502
+        async with session.get(http) as answer:
+            assert answer.status == 200
+    with pytest.raises(aiohttp.ClientError):
+        async with connected(nas):
+            pass
+    async with connected(nas) as client:
+        assert await client.call("core.ping") == "pong"
+
+
+async def test_any_means_calls_and_not_what_comes_before_a_session(nas):
+    nas.faults.fail("*", nth=2)
+    async with logged_in(nas) as client:
+        assert (await client.error("core.ping"))["data"]["errname"] == "EFAULT"
+
+
+async def test_a_connection_without_a_word_from_the_nas_is_closed_by_its_proxy():
+    lab = LabNas(idle_close_after=timedelta(seconds=0.3))
+    await lab.start()
+    async with connected(lab) as client:
+        began = asyncio.get_running_loop().time()
+        for _ in range(4):
+            await asyncio.sleep(0.1)
+            await client.call("core.ping")
+        with pytest.raises(ConnectionError):
+            await client.receive()
+        lasted = asyncio.get_running_loop().time() - began
+    await lab.stop()
+    assert lasted > 0.6
+
+
+def test_the_proxy_of_26_waits_an_hour():
+    assert LabNas("25.10").idle_close == 60
+    assert LabNas("26.0").idle_close == 3600

@@ -23,6 +23,8 @@ _INVALID = "Invalid Message Format"
 class Ddp:
     """The protocol of `/websocket`; it remembers whether the opening was said."""
 
+    awaits_jobs = False
+
     def __init__(self) -> None:
         self.session = str(uuid.uuid4())
         self._open = False
@@ -52,12 +54,16 @@ class Ddp:
 
     def result(self, request: Request, value: Any) -> Row:
         """The reply of what succeeded."""
+        if request.act is Act.CONNECT:
+            return {"msg": "connected", "session": self.session}
         if request.act is Act.SUBSCRIBE:
             return {"msg": "ready", "subs": [request.id]}
         return {"id": request.id, "msg": "result", "result": value}
 
     def refusal(self, request: Request, refused: NasRefusal) -> Row:
         """The reply of what was refused."""
+        if request.act is Act.CONNECT:
+            return _FAILED
         error = _error(refused)
         if request.act is Act.SUBSCRIBE and isinstance(refused, CallError):
             error |= {"reason": refused.reason, "trace": None}
@@ -72,11 +78,11 @@ class Ddp:
         error = {} if refused is None else {"error": _error(refused) | {"trace": None}}
         return {"msg": "nosub", "collection": collection, **error}
 
-    def _connect(self, message: Row) -> Row:
+    def _connect(self, message: Row) -> Request | Row:
         if message.get("version") != "1":
             return _FAILED
         self._open = True
-        return {"msg": "connected", "session": self.session}
+        return Request("connect", [], None, act=Act.CONNECT)
 
 
 def _message(text: str) -> Row:

@@ -16,6 +16,8 @@ from truetally.lab.nas.wire import Request
 class JsonRpc:
     """The protocol of `/api/current` and of the endpoints with a version."""
 
+    awaits_jobs = True
+
     def read(self, text: str) -> Request | Row:
         """A request, or the reply to a bad envelope."""
         try:

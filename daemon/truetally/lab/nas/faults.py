@@ -1,6 +1,8 @@
 """Faults to order: what a NAS does on a bad day, by method and by count.
 
-Which fault a call meets is decided here; what it looks like on the wire, in the server.
+Which fault a call meets is decided here; what it looks like on the wire, in the connection. What is asked
+before a session begins has a name too: `connect` is the opening of `/websocket`, and the path is that of an
+HTTP request (`/api/versions`, `/api/current`, `/websocket`); ANY means calls alone.
 """
 
 from __future__ import annotations
@@ -14,17 +16,29 @@ ANY = "*"
 
 
 class Kind(StrEnum):
-    """What happens to a call."""
+    """What happens to a call, or (LOSE) to an event."""
 
     ERROR = "error"
     DROP = "drop"
     TRUNCATE = "truncate"
     CUT = "cut"
+    STALL = "stall"
+    RESTART = "restart"
+    HOLD = "hold"
+    LOSE = "lose"
+
+
+def is_call(name: str) -> bool:
+    """Whether a name is of a method, and not of what comes before a session."""
+    return name != "connect" and not name.startswith("/")
 
 
 @dataclass(slots=True)
 class Fault:
-    """One planned fault: it meets the `nth` call of a method from now on, and `times - 1` after it."""
+    """One planned fault: it meets the `nth` call of a method from now on, and `times - 1` after it.
+
+    The method is the collection where events are meant.
+    """
 
     kind: Kind
     method: str
@@ -35,7 +49,8 @@ class Fault:
 
     def meets(self, method: str) -> bool:
         """Whether this call is one of its own; counts the call."""
-        if self.method not in (ANY, method) or self.times <= 0:
+        named = self.method == method or (self.method == ANY and is_call(method))
+        if not named or self.times <= 0:
             return False
         self.nth -= 1
         if self.nth > 0:
@@ -83,16 +98,40 @@ class Faults:
         """Break the connection in the middle of the answer."""
         self.planned.append(Fault(Kind.CUT, method, nth, times))
 
+    def stall(self, method: str, *, nth: int = 1, times: int = 1) -> None:
+        """Do it, and say nothing more on any connection until the NAS resumes."""
+        self.planned.append(Fault(Kind.STALL, method, nth, times))
+
+    def restart(self, method: str, *, nth: int = 1, times: int = 1) -> None:
+        """Restart the NAS instead of doing it; all connections break, and it comes back at its address."""
+        self.planned.append(Fault(Kind.RESTART, method, nth, times))
+
+    def hold(self, method: str, *, nth: int = 1, times: int = 1) -> None:
+        """Hold the answer back until another one of that connection has been sent."""
+        self.planned.append(Fault(Kind.HOLD, method, nth, times))
+
+    def lose(self, collection: str, *, nth: int = 1, times: int = 1) -> None:
+        """Tell nobody of an event of this collection."""
+        self.planned.append(Fault(Kind.LOSE, collection, nth, times))
+
     def meet(self, method: str) -> Fault | None:
-        """The fault that this call meets."""
-        self.calls[method] += 1
-        met = [fault for fault in self.planned if fault.meets(method)]
+        """The fault that this call meets; if several do, the one ordered first."""
+        if is_call(method):
+            self.calls[method] += 1
+        return self._met([fault for fault in self.planned if fault.kind is not Kind.LOSE], method)
+
+    def loses(self, collection: str) -> bool:
+        """Whether this event is lost."""
+        return self._met([fault for fault in self.planned if fault.kind is Kind.LOSE], collection) is not None
+
+    def _met(self, among: list[Fault], name: str) -> Fault | None:
+        met = [fault for fault in among if fault.meets(name)]
         self.planned = [fault for fault in self.planned if fault.times > 0]
         return met[0] if met else None
 
     def seconds(self, method: str) -> float:
         """How long this call takes."""
-        return self.latency_of.get(method, self.latency)
+        return self.latency_of.get(method, self.latency if is_call(method) else 0.0)
 
     def clear(self) -> None:
         """Take all orders back."""

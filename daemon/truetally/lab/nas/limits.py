@@ -19,6 +19,11 @@ _WINDOW = timedelta(seconds=60)
 _ENTRIES = 100
 
 
+def idle_close(version: tuple[int, int]) -> timedelta:
+    """How long the NAS may be silent before its front proxy closes a WebSocket (up to 25.10 inferred)."""
+    return timedelta(seconds=3600 if version >= (26, 0) else 60)
+
+
 @dataclass(slots=True)
 class RateLimit:
     """Counts unauthenticated calls by method and address; a window starts with its first call."""

@@ -13,6 +13,7 @@ from truetally.lab.nas.machine import Row
 class Act(StrEnum):
     """What a request wants."""
 
+    CONNECT = "connect"
     CALL = "call"
     SUBSCRIBE = "subscribe"
     UNSUBSCRIBE = "unsubscribe"
@@ -43,7 +44,13 @@ class Hangup(Exception):
 
 
 class Wire(Protocol):
-    """One connection's protocol."""
+    """One connection's protocol.
+
+    Attributes:
+        awaits_jobs: a session may ask for results of jobs instead of their numbers.
+    """
+
+    awaits_jobs: bool
 
     def read(self, text: str) -> Request | Row:
         """A request, or the reply to what is none.
