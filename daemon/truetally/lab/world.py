@@ -48,9 +48,9 @@ class Volume:
 class LabWorld:
     """One cluster and one NAS, and the deeds that a story is made of."""
 
-    def __init__(self, now: Callable[[], datetime]) -> None:
+    def __init__(self, now: Callable[[], datetime], version: str = "25.10") -> None:
         self._now = now
-        self.nas = LabNas(now=now)
+        self.nas = LabNas(version, now=now)
         self.nas.zfs.create_pool("tank")
         self.cluster = LabCluster(now, snapshot_crds=True)
         self.driver = Driver(
