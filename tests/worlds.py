@@ -220,8 +220,6 @@ _KINDS: Mapping[type, Kind] = {
     truenas.System: Kind.SYSTEM,
 }
 
-NAS_KINDS = TRUENAS_KINDS | {kind for kind in _KINDS.values() if kind not in KUBERNETES_KINDS}
-
 
 def ref_of(value: Value, source: str | None = None) -> Ref:
     kind = _KINDS[type(value)]
@@ -243,7 +241,7 @@ def ref_of(value: Value, source: str | None = None) -> Ref:
             name = value.name
         case _ if hasattr(value, "namespace"):
             name = f"{value.namespace}/{value.name}"  # type: ignore[union-attr]
-        case _ if kind in NAS_KINDS:
+        case _ if kind in TRUENAS_KINDS:
             name = str(value.id)  # type: ignore[union-attr]
         case _:
             name = value.name  # type: ignore[union-attr]
@@ -271,7 +269,7 @@ def world(
             graph.apply(seen(a_dataset(value.name, user_properties={})), changes)
     missing = set(incomplete)
     sources = [(c.name, KUBERNETES_KINDS) for c in config.clusters] + [
-        (n.name, NAS_KINDS) for n in config.nas
+        (n.name, TRUENAS_KINDS) for n in config.nas
     ]
     for source, kinds in sources:
         for kind in kinds:

@@ -12,7 +12,7 @@ from truetally.graph.graph import Changes
 from truetally.model import kubernetes as k8s
 from truetally.model import truenas
 from truetally.model.observations import Gone, Listed, Lost, Seen, Trouble
-from truetally.model.refs import TRUENAS_KINDS, Kind, Ref
+from truetally.model.refs import Kind, Ref
 from worlds import (
     CLUSTER,
     NAME,
@@ -45,10 +45,6 @@ OTHER = f"{PARENT}/pvc-3b4f5f0e-8f1a-4c8a-9d0e-00000000000b"
 NVME_KINDS = frozenset({Kind.NVME_SUBSYSTEM, Kind.NVME_NAMESPACE, Kind.NVME_SESSION})
 ZVOL = Ref(NAS, Kind.DATASET, PATH)
 VOLUME = Ref(CLUSTER, Kind.PERSISTENT_VOLUME, NAME)
-
-listed_by_the_source = pytest.mark.skipif(
-    not NVME_KINDS <= TRUENAS_KINDS, reason="NOT SHOWN: TRUENAS_KINDS does not name the kinds of NVMe-oF yet"
-)
 
 
 def verdict(*values, **how):
@@ -347,7 +343,6 @@ def test_a_file_namespace_inside_a_dataset_protects_it():
 # What must be known
 
 
-@listed_by_the_source
 @pytest.mark.parametrize("kind", sorted(NVME_KINDS))
 def test_nothing_is_said_before_nvme_is_listed_in_full(kind):
     torn = [(NAS, kind)]
@@ -356,7 +351,6 @@ def test_nothing_is_said_before_nvme_is_listed_in_full(kind):
     assert kind in orphans.DATASET_OWNER_UNKNOWN.needs & orphans.DATASET_RETAINED.needs
 
 
-@listed_by_the_source
 def test_a_version_without_nvme_is_judged_and_one_that_forbids_to_read_it_is_not():
     in_world = world(a_pool(), a_dataset(), incomplete=[(NAS, kind) for kind in NVME_KINDS])
     for kind in NVME_KINDS:
@@ -369,7 +363,6 @@ def test_a_version_without_nvme_is_judged_and_one_that_forbids_to_read_it_is_not
     assert accused(ORPHAN, in_world) == []
 
 
-@listed_by_the_source
 def test_namespaces_and_sessions_are_read_again_before_a_zvol_is_accused():
     reread = orphans.DATASET_WITHOUT_VOLUME.reread(ZVOL, world(*left_over()))
     assert reread.nas_kinds >= NVME_KINDS | {Kind.ISCSI_SESSION}

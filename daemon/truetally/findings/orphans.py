@@ -22,7 +22,7 @@ from truetally.graph.world import World
 from truetally.model import kubernetes as k8s
 from truetally.model.findings import Fact, Severity
 from truetally.model.memories import MemoryKind
-from truetally.model.refs import TRUENAS_KINDS, Kind, Ref
+from truetally.model.refs import Kind, Ref
 from truetally.model.truenas import Dataset, DatasetUse, Origin
 from truetally.settings import DriverSettings
 
@@ -55,16 +55,9 @@ _STORAGE = frozenset(
         Kind.NVME_NAMESPACE,
         Kind.NVME_SESSION,
     }
-    # Nothing waits for a kind that no source lists: then any namespace counts as another use.
-    & TRUENAS_KINDS
 )
 # What says who uses a zvol; read again before its dataset is accused.
-_CONNECTED = _STORAGE & {
-    Kind.ISCSI_SESSION,
-    Kind.NVME_SUBSYSTEM,
-    Kind.NVME_NAMESPACE,
-    Kind.NVME_SESSION,
-}
+_CONNECTED = frozenset({Kind.ISCSI_SESSION, Kind.NVME_SUBSYSTEM, Kind.NVME_NAMESPACE, Kind.NVME_SESSION})
 _SHARED_STORAGE = _STORAGE - {Kind.SNAPSHOT}
 
 
