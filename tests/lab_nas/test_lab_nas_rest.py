@@ -184,7 +184,7 @@ async def test_a_collection_is_queried_by_its_query_string(rest):
         return [row["name"] for row in await rest.get("pool/dataset", **query)]
 
     assert await names(name="tank/k8s/b") == ["tank/k8s/b"]
-    assert await names(name__in="tank/k8s/b") == []
+    assert await names(name__in="tank/k8s/b,tank/k8s/c") == ["tank/k8s/b", "tank/k8s/c"]
     assert await names(sort="-name", limit="2") == ["tank/k8s/c", "tank/k8s/b"]
     assert await names(sort="name", limit="1", offset="2") == ["tank/k8s/a"]
     assert await names(type="VOLUME") == []
@@ -233,6 +233,28 @@ async def test_several_arguments_are_the_members_of_the_body(nas, rest):
     assert await rest.delete("iscsi/extent/id/1", {"force": True}) is True
     status, told = await rest.status_and_body("DELETE", "iscsi/target/id/1", {"strength": 1})
     assert (status, told["message"]) == (400, "The following attributes are not expected: strength")
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("pool/dataset", {"name": 5}),
+        ("pool/dataset", ["tank"]),
+        ("filesystem/setperm", {"path": None}),
+        ("sharing/nfs", {"path": ["/mnt/tank"]}),
+        ("iscsi/target", {"name": {}}),
+        ("nvmet/subsys", {"name": []}),
+        ("pool/snapshottask", {"dataset": 1}),
+    ],
+)
+async def test_a_body_of_another_shape_is_refused_and_nothing_breaks(rest, path, body):
+    told = await rest.refused("POST", path, body)
+    assert "Input should be a valid" in json.dumps(told)
+
+
+async def test_a_member_that_no_path_can_name_is_just_missing(rest):
+    for path in ("pool/dataset/id/1", "pool/snapshot/id/1", "nvmet/subsys/id/x", "nvmet/subsys/id/7"):
+        assert (await rest.status_and_body("GET", path))[0] == 404
 
 
 async def test_what_is_no_json_is_400(nas):

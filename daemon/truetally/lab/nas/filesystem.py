@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 from typing import Any
 
+from truetally.lab.nas.checks import texts
 from truetally.lab.nas.failures import CallError, Invalid
 from truetally.lab.nas.jobs import jobs_of
 from truetally.lab.nas.machine import Machine, Row
@@ -52,6 +53,7 @@ def _set(machine: Machine, path: str, changes: Row) -> None:
 
 
 def _change(caller: Caller, name: str, given: Row) -> int:
+    texts(given, "data", "path")
     machine, path = caller.machine, given["path"].rstrip("/")
 
     def work() -> None:
@@ -66,13 +68,15 @@ def _change(caller: Caller, name: str, given: Row) -> int:
 @method("filesystem.setperm", "FILESYSTEM_ATTRS_WRITE")
 def setperm(caller: Caller, data: Any) -> int:
     """Set mode and owners of a path, as a job; its number."""
-    return _change(caller, "filesystem.setperm", filled(data, _SETPERM, where="data", required=["path"]))
+    given = filled(data, _SETPERM, where="data", required=["path"])
+    return _change(caller, "filesystem.setperm", given)
 
 
 @method("filesystem.chown", "FILESYSTEM_ATTRS_WRITE")
 def chown(caller: Caller, data: Any) -> int:
     """Set the owners of a path, as a job; its number."""
-    return _change(caller, "filesystem.chown", filled(data, _CHOWN, where="data", required=["path"]))
+    given = filled(data, _CHOWN, where="data", required=["path"])
+    return _change(caller, "filesystem.chown", given)
 
 
 def _type_bits(mode: str) -> int:
@@ -118,6 +122,7 @@ def mkdir(caller: Caller, data: Any) -> Row:
     """Make a directory inside a dataset."""
     machine = caller.machine
     given = filled(data, {"path": "", "options": {}}, where="filesystem_mkdir", required=["path"])
+    texts(given, "filesystem_mkdir", "path")
     options = filled(given["options"], {"mode": "755", "raise_chmod_error": True}, where="options")
     path = given["path"].rstrip("/")
     if _exists(machine, path):

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from truetally.lab.nas.checks import texts
 from truetally.lab.nas.failures import InstanceNotFound, Invalid
 from truetally.lab.nas.machine import Machine, Row
 from truetally.lab.nas.query import checked
@@ -250,6 +251,7 @@ def _linked_already(machine: Machine, kind: str, given: Row) -> Row | None:
 def _create(kind: str, caller: Caller, data: Any) -> Row:
     machine, where = caller.machine, f"{kind.replace('.', '_')}_create"
     given = filled(data, _defaults(machine, kind), where=where, required=_REQUIRED[kind])
+    texts(given, where, "name", "device_path", "addr_traddr", "hostnqn")
     _CHECKS[kind](machine, given, where, None)
     known = _linked_already(machine, kind, given)
     if known is not None:

@@ -11,6 +11,7 @@ import errno
 import re
 from typing import Any
 
+from truetally.lab.nas.checks import texts
 from truetally.lab.nas.failures import CallError, InstanceNotFound, Invalid
 from truetally.lab.nas.jobs import jobs_of
 from truetally.lab.nas.machine import Machine, Row
@@ -152,6 +153,7 @@ def snapshottask_get(caller: Caller, id: Any, options: Any = None) -> Row:  # no
 def snapshottask_create(caller: Caller, data: Any) -> Row:
     """A new periodic snapshot task; the lab takes no snapshot by itself."""
     given = filled(data, _SNAPSHOT_TASK, where="periodic_snapshot_create", required=["dataset"])
+    texts(given, "periodic_snapshot_create", "dataset")
     if caller.machine.zfs.find(given["dataset"]) is None:
         text = f"Dataset {given['dataset']} not found"
         raise Invalid.at("periodic_snapshot_create.dataset", text, errno.ENOENT)

@@ -35,6 +35,8 @@ _GONE = (26, 0)
 _ITEM = "id"
 # Only a socket can log in, subscribe or have options.
 _SOCKET_ONLY = ("auth.log", "core.subscribe", "core.unsubscribe", "core.set_options")
+# These have no path of their own: the verb says them.
+_CRUD = (".create", ".update", ".delete", ".query", ".config")
 _OPERATORS = {"eq": "=", "neq": "!=", "gt": ">", "lt": "<", "gte": ">=", "lte": "<=", "regex": "~"}
 
 
@@ -177,7 +179,7 @@ def _collection_verbs(name: str) -> dict[str, _Target]:
             verbs["GET"] = _Target(f"{name}.{read}")
     if f"{name}.config" in METHODS:
         verbs["PUT"] = _Target(f"{name}.update")
-    if name in METHODS:
+    if name in METHODS and not name.endswith(_CRUD):
         # What takes no arguments, or a query, is read; everything else is posted.
         target = _Target(name)
         verbs["GET" if not target.names or target.filterable else "POST"] = target
@@ -306,7 +308,9 @@ def _query(request: web.Request) -> list[Any]:
             extra[key.removeprefix("extra.")] = _loose(value)
         else:
             field, _, operator = key.partition("__")
-            filters.append([field, _OPERATORS.get(operator, operator) or "=", _plain(value)])
+            several = operator in ("in", "nin")
+            wanted = [_plain(each) for each in value.split(",")] if several else _plain(value)
+            filters.append([field, _OPERATORS.get(operator, operator) or "=", wanted])
     if extra:
         options["extra"] = extra
     return [filters, options]

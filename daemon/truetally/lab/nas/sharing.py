@@ -6,6 +6,7 @@ import errno
 from collections.abc import Mapping
 from typing import Any
 
+from truetally.lab.nas.checks import texts
 from truetally.lab.nas.failures import CallError, InstanceNotFound, Invalid
 from truetally.lab.nas.machine import Machine, Row
 from truetally.lab.nas.nvmet import namespaces_under
@@ -173,6 +174,7 @@ def _the_row(kind: str, caller: Caller, row_id: Any) -> Row:
 def _create(kind: str, caller: Caller, data: Any) -> Row:
     machine = caller.machine
     given = filled(data, _defaults(machine, kind), where="data", required=_REQUIRED.get(kind, []))
+    texts(given, f"{kind.replace('.', '_')}_create", "name", "path" if kind.startswith("sharing") else "name")
     _complete(machine, kind, given)
     row = machine.tables[kind].add(given)
     if kind == "iscsi.portal":

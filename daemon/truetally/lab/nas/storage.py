@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from truetally.lab.nas import tree
+from truetally.lab.nas.checks import names, texts
 from truetally.lab.nas.encryption import encrypt
 from truetally.lab.nas.failures import CallError, InstanceNotFound, Invalid
 from truetally.lab.nas.filesystem import forget
@@ -116,12 +117,16 @@ def dataset_query(caller: Caller, filters: Any = (), options: Any = None) -> Any
     # The new engine walks everything for one dataset too; what it answers is the same.
     named = query.values("id", "name")
     if named is not None:
-        looked_at = [found for name in sorted(named) if (found := zfs.find(name)) is not None]
+        looked_at = [zfs.dataset(name) for name in _texts_of(named) if zfs.find(name) is not None]
     elif not children and (old_engine or not query.filters):
         looked_at = [pool.root for pool in zfs.imported()]
     else:
         looked_at = list(zfs.visible())
     return query.apply(_dataset_rows(caller.machine, looked_at, query, children=children))
+
+
+def _texts_of(values: Iterable[Any]) -> list[str]:
+    return sorted(value for value in values if isinstance(value, str))
 
 
 def _dataset_rows(machine: Machine, looked_at: list[Dataset], query: Query, *, children: bool) -> list[Row]:
@@ -141,11 +146,11 @@ def _dataset_row(machine: Machine, dataset: Dataset, query: Query) -> Row:
         dataset,
         machine.zfs,
         old_engine=machine.old_engine,
-        wanted=query.option("properties"),
+        wanted=names(query.option("properties"), "options.extra.properties"),
         user_properties=query.option("retrieve_user_props", default=True),
     )
     if query.option("snapshots"):
-        wanted = query.option("snapshots_properties")
+        wanted = names(query.option("snapshots_properties"), "options.extra.snapshots_properties")
         taken = dataset.snapshots.values()
         row["snapshots"] = [_snapshot_row(machine, snapshot, wanted, holds=False) for snapshot in taken]
     if query.option("snapshots_count"):
@@ -177,6 +182,7 @@ def dataset_create(caller: Caller, data: Any) -> Row:
     """A new dataset, told with an event."""
     machine = caller.machine
     given = filled(data, _CREATE, where="data", required=["name"])
+    texts(given, "pool_dataset_create", "name")
     if given["type"] == "VOLUME" and not given["volsize"]:
         raise Invalid.at("pool_dataset_create.volsize", "This field is required for VOLUME")
     if given["name"] in machine.zfs.datasets:
@@ -401,10 +407,10 @@ def _candidates(machine: Machine, query: Query) -> Iterable[Snapshot]:
     zfs = machine.zfs
     named = query.values("id", "name")
     if named is not None:
-        return [taken for path in sorted(named) if (taken := zfs.find_snapshot(path)) is not None]
+        return [zfs.snapshot(path) for path in _texts_of(named) if zfs.find_snapshot(path) is not None]
     datasets = query.values("dataset")
     if datasets is not None:
-        found = [zfs.find(name) for name in sorted(datasets)]
+        found = [zfs.find(name) for name in _texts_of(datasets)]
         return [taken for each in found if each is not None for taken in each.snapshots.values()]
     return [taken for each in zfs.visible() for taken in each.snapshots.values()]
 
@@ -457,7 +463,8 @@ def snapshot_query(caller: Caller, filters: Any = (), options: Any = None) -> An
         # A page needs no more rows than it shows; the real one builds them all.
         chosen = chosen[query.offset : query.offset + query.limit if query.limit else None]
         query = replace(query, offset=0, limit=0)
-    wanted, holds = query.option("properties"), bool(query.option("holds"))
+    wanted = names(query.option("properties"), "options.extra.properties")
+    holds = bool(query.option("holds"))
     return query.apply(_snapshot_row(machine, taken, wanted, holds=holds) for taken in chosen)
 
 
