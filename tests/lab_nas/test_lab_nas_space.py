@@ -1,14 +1,17 @@
 """Space: what is charged where as blocks are written, kept by snapshots, shared by clones and freed."""
 
+import errno
 from contextlib import suppress
 from datetime import UTC, datetime
 
+import pytest
 from hypothesis import HealthCheck, assume, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from truetally.lab.nas import space
+from truetally.lab.nas import space, state
 from truetally.lab.nas.failures import CallError
+from truetally.lab.nas.machine import Machine
 from truetally.lab.nas.zfs import Zfs
 
 MIB = 1 << 20
@@ -55,7 +58,9 @@ class Life(RuleBasedStateMachine):
 
     @initialize()
     def begin(self):
-        self.zfs = a_zfs(200 * MIB)
+        self.machine = Machine("25.10", now=lambda: at(0))
+        self.zfs = self.machine.zfs
+        self.zfs.create_pool("tank", 200 * MIB)
         self.number = 0
         for name in ("tank/a", "tank/a/b", "tank/c"):
             self.zfs.create(name)
@@ -159,6 +164,10 @@ class Life(RuleBasedStateMachine):
     def teardown(self):
         if not hasattr(self, "zfs"):
             return
+        dumped, other = state.dump(self.machine), Machine("25.10", now=lambda: at(0))
+        state.load(other, dumped)
+        assert state.dump(other) == dumped
+        check(other.zfs)
         root = self.zfs.dataset("tank")
         for child in list(root.children.values()):
             if child.name in self.zfs.datasets:
@@ -171,3 +180,160 @@ TestLife = Life.TestCase
 TestLife.settings = settings(
     max_examples=80, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
 )
+
+
+def a_file(zfs, name="tank/a", size=100 * MIB):
+    zfs.create(name)
+    zfs.write(name, size)
+    return zfs.dataset(name)
+
+
+def test_a_new_snapshot_costs_nothing_and_an_overwrite_makes_it_cost():
+    zfs = a_zfs()
+    dataset = a_file(zfs)
+    taken = zfs.take("tank/a", "s")
+    assert (taken.used_bytes, taken.referenced_bytes, dataset.used_bytes) == (0, 100 * MIB, 100 * MIB)
+    zfs.overwrite("tank/a", 30 * MIB)
+    assert (taken.used_bytes, dataset.snapshots_bytes, dataset.unique_bytes) == (30 * MIB,) * 3
+    assert (dataset.used_bytes, dataset.referenced_bytes) == (130 * MIB, 100 * MIB)
+    zfs.destroy_snapshot("tank/a@s")
+    assert dataset.used_bytes == 100 * MIB
+
+
+def test_what_two_snapshots_show_costs_neither_of_them_alone():
+    zfs = a_zfs()
+    dataset = a_file(zfs)
+    first, second = zfs.take("tank/a", "s1"), zfs.take("tank/a", "s2")
+    zfs.write("tank/a", 0)
+    assert (first.used_bytes, second.used_bytes, dataset.snapshots_bytes) == (0, 0, 100 * MIB)
+    zfs.destroy_snapshot("tank/a@s2")
+    assert (first.used_bytes, dataset.snapshots_bytes) == (100 * MIB, 100 * MIB)
+
+
+def test_written_is_what_came_since_the_snapshot_before():
+    zfs = a_zfs()
+    a_file(zfs)
+    zfs.take("tank/a", "s1")
+    zfs.write("tank/a", 140 * MIB)
+    second = zfs.take("tank/a", "s2")
+    zfs.overwrite("tank/a", 10 * MIB)
+    assert space.written(zfs.dataset("tank/a"), second) == 40 * MIB
+
+
+def test_a_clone_costs_what_it_changes_and_a_promotion_moves_the_rest_to_it():
+    zfs = a_zfs()
+    original = a_file(zfs)
+    zfs.take("tank/a", "s")
+    clone = zfs.clone("tank/a@s", "tank/c")
+    assert (clone.used_bytes, clone.referenced_bytes) == (0, 100 * MIB)
+    zfs.overwrite("tank/c", 5 * MIB)
+    assert clone.used_bytes == 5 * MIB
+    whole = zfs.dataset("tank").used_bytes
+    zfs.promote("tank/c")
+    assert (original.used_bytes, clone.used_bytes) == (0, 105 * MIB)
+    assert zfs.dataset("tank").used_bytes == whole
+
+
+def test_a_thick_zvol_keeps_its_size_and_a_snapshot_makes_it_keep_it_again():
+    zfs = a_zfs()
+    volume = zfs.create("tank/z", volsize=GIB, sparse=False)
+    assert GIB < volume.refreservation < 1.05 * GIB
+    before = volume.used_bytes
+    assert before == volume.refreservation
+    zfs.write("tank/z", 400 * MIB)
+    assert volume.used_bytes == before
+    zfs.take("tank/z", "s")
+    assert volume.used_bytes == before + 400 * MIB
+    zfs.set_native("tank/z", {"volsize": 2 * GIB})
+    assert volume.refreservation > 2 * GIB
+
+
+def test_a_sparse_zvol_keeps_nothing():
+    volume = a_zfs().create("tank/z", volsize=GIB)
+    assert (volume.refreservation, volume.used_bytes) == (0, 24 * 1024)
+
+
+def test_a_reservation_is_paid_by_the_parent_before_it_is_used():
+    zfs = a_zfs()
+    zfs.create("tank/a", native={"reservation": GIB})
+    zfs.create("tank/b")
+    assert zfs.dataset("tank").children_bytes == GIB + 24 * 1024
+    assert zfs.available_bytes(zfs.dataset("tank/a")) - zfs.available_bytes(zfs.dataset("tank/b")) == (
+        GIB - 24 * 1024
+    )
+
+
+def test_available_is_the_least_of_pool_quotas_and_refquota():
+    zfs = a_zfs()
+    deep = zfs.create("tank/a/b", parents=True)
+    free = zfs.available_bytes(deep)
+    assert free == zfs.available_bytes(zfs.dataset("tank")) == 10 * GIB - 3 * 24 * 1024
+    zfs.set_native("tank/a", {"quota": GIB})
+    assert zfs.available_bytes(deep) == GIB - 2 * 24 * 1024
+    zfs.set_native("tank/a/b", {"refquota": 100 * MIB})
+    assert zfs.available_bytes(deep) == 100 * MIB - 24 * 1024
+
+
+@pytest.mark.parametrize(
+    ("limits", "number"),
+    [
+        ({"tank/a": {"quota": 50 * MIB}}, errno.EDQUOT),
+        ({"tank/a/b": {"quota": 50 * MIB}}, errno.EDQUOT),
+        ({"tank/a/b": {"refquota": 50 * MIB}}, errno.EDQUOT),
+        ({"tank/c": {"reservation": 10 * GIB - MIB}}, errno.ENOSPC),
+        ({"tank/a/b": {"readonly": "on"}}, errno.EROFS),
+    ],
+)
+def test_a_write_beyond_a_limit_is_refused_and_writes_nothing(limits, number):
+    zfs = a_zfs()
+    zfs.create("tank/a/b", parents=True)
+    zfs.create("tank/c")
+    for name, properties in limits.items():
+        zfs.set_native(name, properties)
+    with pytest.raises(CallError) as refused:
+        zfs.write("tank/a/b", 60 * MIB)
+    assert refused.value.number == number
+    assert zfs.dataset("tank/a/b").referenced_bytes == 24 * 1024
+
+
+def test_an_overwrite_in_a_full_pool_needs_room_only_if_a_snapshot_keeps_the_old():
+    zfs = a_zfs(100 * MIB)
+    a_file(zfs, size=80 * MIB)
+    zfs.overwrite("tank/a", 80 * MIB)
+    zfs.take("tank/a", "s")
+    with pytest.raises(CallError) as refused:
+        zfs.overwrite("tank/a", 80 * MIB)
+    assert refused.value.number == errno.ENOSPC
+
+
+@pytest.mark.parametrize("what", [{"volsize": 200 * MIB, "sparse": False}, {"native": {"reservation": "1G"}}])
+def test_what_reserves_more_than_there_is_is_not_created(what):
+    zfs = a_zfs(100 * MIB)
+    with pytest.raises(CallError) as refused:
+        zfs.create("tank/z", **what)
+    assert refused.value.number == errno.ENOSPC
+    assert zfs.find("tank/z") is None
+    check(zfs)
+
+
+def test_a_snapshot_of_a_thick_zvol_is_refused_where_it_could_not_be_written_again():
+    zfs = a_zfs(200 * MIB)
+    zfs.create("tank/z", volsize=100 * MIB, sparse=False)
+    zfs.write("tank/z", 100 * MIB)
+    with pytest.raises(CallError, match="out of space"):
+        zfs.take("tank/z", "s")
+
+
+def test_a_limit_below_what_is_used_is_refused_and_the_old_one_stays():
+    zfs = a_zfs()
+    a_file(zfs)
+    zfs.set_native("tank/a", {"quota": GIB})
+    with pytest.raises(CallError):
+        zfs.set_native("tank/a", {"quota": MIB})
+    assert zfs.dataset("tank/a").quota == GIB
+
+
+def test_what_compresses_well_is_larger_before():
+    zfs = a_zfs()
+    a_file(zfs).compression_ratio = 2.5
+    assert space.logical(zfs.dataset("tank")) == 250 * MIB + 24 * 1024

@@ -133,8 +133,8 @@ class Pool:
 
     def __post_init__(self) -> None:
         if not self.vdevs:
-            first = 2 * self.id - 1
-            disks = [Vdev("DISK", self.guid + n, disk_name(first + n - 1)) for n in (2, 3)]
+            first = 2 * (self.id - 1)
+            disks = [Vdev("DISK", self.guid + 2 + n, disk_name(first + n)) for n in (0, 1)]
             self.vdevs = {name: [] for name in GROUPS}
             self.vdevs["data"].append(Vdev("MIRROR", self.guid + 1, children=disks))
 
