@@ -1,13 +1,18 @@
 """The protocol of `/websocket`, and what a NAS of 22.12 to 24.10 is beside it."""
 
 import asyncio
+import json
+import os
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import aiohttp
 import pytest
 
 from lab_nas.ddp_client import CONNECT, at_home, dialled, met
 from truetally.lab.nas import LabNas
+from truetally.lab.nas.machine import Machine
+from truetally.lab.nas.methods import METHODS, Caller
 
 ALL = ("22.12", "23.10", "24.04", "24.10", "25.04", "25.10", "26.0")
 OLD = ALL[:4]
@@ -232,3 +237,66 @@ async def test_frames_are_compressed_for_who_offers_it(old_nas):
         session.ws_connect(f"{old_nas.url}/websocket", compress=15) as socket,
     ):
         assert socket.compress
+
+
+# What there is in each version, against the dumps of the real ones
+
+_CONTRACT = Path(
+    os.environ.get("TRUETALLY_CONTRACT", Path(__file__).parents[2].parent / "shared" / "contract")
+)
+needs_contract = pytest.mark.skipif(
+    not _CONTRACT.is_dir(),
+    reason="NOT CHECKED against the middleware's schemas: set TRUETALLY_CONTRACT to their folder",
+)
+
+
+def dumped(version):
+    return {file.stem for file in (_CONTRACT / version).glob("*.json")}
+
+
+def offered(version):
+    caller = Caller(Machine(version, now=None))
+    return {name for name, each in METHODS.items() if each.exists(caller)}
+
+
+def is_private(version, name):
+    """Methods that answer though no dump of the public API has them."""
+    return version == "25.10" and name.startswith("zfs.snapshot.")
+
+
+@needs_contract
+@pytest.mark.parametrize("version", ALL)
+def test_no_version_offers_what_the_real_one_has_not(version):
+    real = dumped(version)
+    if version == "25.04":
+        # Its dump has only the methods with a model; the others were there from 24.10 on.
+        real |= dumped("24.10") - {name for name in dumped("24.10") if name.startswith("failover.")}
+    anywhere = set().union(*(dumped(each) for each in ALL))
+    surplus = {name for name in offered(version) & anywhere if name not in real}
+    assert {name for name in surplus if not is_private(version, name)} == set()
+
+
+@needs_contract
+@pytest.mark.parametrize("version", OLD)
+def test_what_is_a_job_there_is_a_job_here(version):
+    wrong = {}
+    for name in offered(version) & dumped(version):
+        real = bool(json.loads((_CONTRACT / version / f"{name}.json").read_text())["job"])
+        if METHODS[name].job != real:
+            wrong[name] = real
+    assert wrong == {}
+
+
+@needs_contract
+@pytest.mark.parametrize("version", OLD)
+def test_what_needs_no_login_there_needs_none_here(version):
+    caller = Caller(Machine(version, now=None))
+    wrong = {}
+    for name in offered(version) & dumped(version):
+        real = json.loads((_CONTRACT / version / f"{name}.json").read_text())["no_auth_required"]
+        if METHODS[name].is_public(caller) != real:
+            wrong[name] = real
+    # The dumps do not mark that a ping needs none; and that a token can be made by nobody is not copied.
+    wrong.pop("core.ping", None)
+    wrong.pop("auth.generate_token", None)
+    assert wrong == {}

@@ -53,7 +53,7 @@ def info(caller: Caller) -> Row:
     }
 
 
-@method("system.boot_id", public=True)
+@method("system.boot_id", public=True, public_since=(24, 10))
 def boot_id(caller: Caller) -> str:
     """What changes with every boot."""
     return caller.machine.boot_id

@@ -38,7 +38,7 @@ _WITHOUT_OLD_MODEL = (
     "core.get_",
 )
 
-# The methods that are jobs, in every version that has them.
+# The methods that are jobs, in every version that has them (25.04 and newer do not tell; taken from 24.10).
 JOBS = frozenset(
     (
         "audit.export",
@@ -52,8 +52,10 @@ JOBS = frozenset(
         "pool.dataset.export_key",
         "pool.dataset.lock",
         "pool.dataset.unlock",
+        "pool.export",
+        "pool.import_find",
+        "pool.import_pool",
         "pool.scrub.scrub",
-        "pool.snapshottask.run",
         "replication.run",
         "replication.run_onetime",
         "service.control",
@@ -133,7 +135,7 @@ class Method:
     """One method; `roles` any one of which suffices, none meaning any session.
 
     Attributes:
-        public: it needs no login; from `public_until` on it does.
+        public: it needs no login, from `public_since` to before `public_until`.
         gap: the versions that had lost it, from the first to before the second.
     """
 
@@ -145,6 +147,7 @@ class Method:
     until: Version = _NEVER
     absent_in: Version | None = None
     gap: tuple[Version, Version] | None = None
+    public_since: Version = (0, 0)
     public_until: Version = _NEVER
 
     @property
@@ -154,7 +157,7 @@ class Method:
 
     def is_public(self, caller: Caller) -> bool:
         """Whether it needs no login here."""
-        return self.public and caller.machine.number < self.public_until
+        return self.public and self.public_since <= caller.machine.number < self.public_until
 
     def exists(self, caller: Caller) -> bool:
         """Whether the caller's version and endpoint have it."""
@@ -178,12 +181,15 @@ def method(
     until: Version = _NEVER,
     absent_in: Version | None = None,
     gap: tuple[Version, Version] | None = None,
+    public_since: Version = (0, 0),
     public_until: Version = _NEVER,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Put a function into the table."""
 
     def register(run: Callable[..., Any]) -> Callable[..., Any]:
-        METHODS[name] = Method(name, run, roles, public, since, until, absent_in, gap, public_until)
+        METHODS[name] = Method(
+            name, run, roles, public, since, until, absent_in, gap, public_since, public_until
+        )
         return run
 
     return register
