@@ -1,6 +1,8 @@
 """REST v2.0: who may, which path is which method, how refusals look, and what faults do to it."""
 
+import asyncio
 import base64
+import contextlib
 import json
 from contextlib import asynccontextmanager
 
@@ -596,6 +598,39 @@ async def test_faults_meet_rest_calls_too(nas, rest):
     nas.faults.truncate("nvmet.subsys.query")
     assert len(await rest.get("nvmet/subsys")) == 1
     assert len(await rest.get("nvmet/subsys")) == 2
+
+
+async def test_a_stalled_nas_answers_when_it_goes_on(nas, rest):
+    nas.faults.stall("nvmet.subsys.create")
+    waiting = asyncio.create_task(rest.post("nvmet/subsys", {"name": "a"}))
+    while nas.awake.is_set():
+        await asyncio.sleep(0.01)
+    assert not waiting.done()
+    nas.resume()
+    assert (await asyncio.wait_for(waiting, 10))["name"] == "a"
+
+
+async def test_a_restart_loses_the_call_and_answers_again(nas, rest):
+    nas.faults.restart("nvmet.subsys.create")
+    with contextlib.suppress(aiohttp.ClientError, AssertionError):
+        await rest.post("nvmet/subsys", {"name": "a"})
+        pytest.fail("the call was answered")
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                assert await rest.get("nvmet/subsys") == []
+            except aiohttp.ClientError:
+                await asyncio.sleep(0.01)
+            else:
+                break
+
+
+async def test_a_snapshot_task_runs_as_a_job(nas, rest):
+    await _source(nas)
+    task = await rest.post("pool/snapshottask", {"dataset": "tank/k8s/a", "naming_schema": "auto-%Y"})
+    job = await _job(rest, await rest.post(f"pool/snapshottask/id/{task['id']}/run"))
+    assert job["state"] == "SUCCESS"
+    assert list(nas.zfs.dataset("tank/k8s/a").snapshots)[-1].startswith("auto-2")
 
 
 @pytest.mark.parametrize("fault", ["drop", "cut"])

@@ -177,10 +177,16 @@ def snapshottask_delete(caller: Caller, id: Any, options: Any = None) -> bool:  
 
 
 @method("pool.snapshottask.run", "SNAPSHOT_TASK_WRITE")
-def snapshottask_run(caller: Caller, id: Any) -> None:  # noqa: A002
-    """Take the task's snapshot now; nobody is told of it."""
+def snapshottask_run(caller: Caller, id: Any) -> int:  # noqa: A002
+    """Take the task's snapshot now, as a job; its number. Nobody is told of the snapshot."""
     machine = caller.machine
     task = _the_row("pool.snapshottask", machine, id)
+    return jobs_of(machine).start(
+        caller, "pool.snapshottask.run", [task["id"]], lambda: _take_periodic(machine, task)
+    )
+
+
+def _take_periodic(machine: Machine, task: Row) -> None:
     leaf = machine.now().strftime(task["naming_schema"])
     top = machine.zfs.dataset(task["dataset"])
     for each in list(top.below()) if task["recursive"] else [top]:

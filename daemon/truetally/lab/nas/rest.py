@@ -79,7 +79,7 @@ class _Rest:
         await self._nas.awake.wait()
         caller = Caller(self._nas.machine)
         target = _target(caller, request)
-        if not METHODS[target.method].public:
+        if not METHODS[target.method].is_public(caller):
             caller.key = _login(self._nas.machine, request)
             _permit(caller, request, target)
         try:
@@ -93,11 +93,17 @@ class _Rest:
     ) -> web.StreamResponse:
         fault = self._nas.faults.meet(target.method)
         await asyncio.sleep(self._nas.faults.seconds(target.method))
+        if fault is not None and fault.kind is Kind.RESTART:
+            self._nas.restart_soon()
+            raise web.HTTPBadGateway
+        if fault is not None and fault.kind is Kind.STALL:
+            self._nas.stall()
         try:
             if fault is not None and fault.kind is Kind.ERROR:
                 raise CallError(fault.reason, fault.number)
             value = call(caller, target.method, arguments)
         except NasRefusal as refused:
+            await self._nas.awake.wait()
             return _refusal(refused)
         return await self._deliver(request, value, fault)
 
