@@ -98,7 +98,7 @@ def tell_scans(machine: Machine) -> None:
         now = machine.now()
         scan.told = scan.state(now) != "SCANNING"
         fields = {"name": pool.name, "scan": tree.scan_row(scan, now)}
-        machine.emit(Event("changed", collection, pool.name, fields))
+        machine.emit(Event("changed", collection, None, fields))
 
 
 @method("pool.get_instance", "POOL_READ")
