@@ -170,7 +170,7 @@ def _data(machine: Machine, asked: Row, given: Row) -> Row:
     row: Row = {
         "name": asked["name"],
         "identifier": identifier,
-        "aggregations": _aggregated(graph, values) if given["aggregate"] else _aggregated(graph, []),
+        "aggregations": _aggregated(machine, graph, values if given["aggregate"] else []),
         "start": begin,
         "end": end,
     }
@@ -194,13 +194,17 @@ def _span(now: datetime, given: Row) -> tuple[int, int, int]:
     return end - _UNIT_SECONDS[unit], end, _STEP_SECONDS[unit]
 
 
-def _aggregated(graph: Graph, values: list[tuple[float, ...]]) -> Row:
+def _aggregated(machine: Machine, graph: Graph, values: list[tuple[float, ...]]) -> Row:
     columns = dict(zip(graph.columns, zip(*values, strict=True), strict=True)) if values else {}
-    return {
+    found: Row = {
         "min": {name: min(column) for name, column in columns.items()},
         "mean": {name: sum(column) / len(column) for name, column in columns.items()},
         "max": {name: max(column) for name, column in columns.items()},
     }
+    if machine.number < (25, 4):
+        # By column, without its name (schemas up to 24.10).
+        return {kind: [*each.values()] for kind, each in found.items()}
+    return found
 
 
 def realtime(machine: Machine) -> Row:
