@@ -54,6 +54,9 @@ _RECORD_WITHIN = timedelta(seconds=5)
 _FLUSH_WITHIN = timedelta(seconds=10)
 _DRAIN_WITHIN = timedelta(seconds=10)
 _STATUS_EVERY = 5.0
+# From malloc.h.
+_M_MMAP_THRESHOLD = -3
+_LARGE_BLOCK = 256 * 1024
 
 
 class Sources:
@@ -292,8 +295,22 @@ def _settle_memory() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 100)
+    _glibc("malloc_trim", 0)
+
+
+def _return_large_blocks() -> None:
+    """Lets glibc map what is large by itself, and give it back when it is freed.
+
+    By default it learns from the first freed list of a NAS to keep such blocks: at ten thousand volumes and a
+    hundred thousand snapshots that is forty MiB of holes.
+    """
+    _glibc("mallopt", _M_MMAP_THRESHOLD, _LARGE_BLOCK)
+
+
+def _glibc(function: str, *arguments: int) -> None:
+    """Calls glibc, where there is one."""
     with contextlib.suppress(OSError, AttributeError, MemoryError, ImportError):
-        importlib.import_module("ctypes").CDLL("libc.so.6").malloc_trim(0)
+        getattr(importlib.import_module("ctypes").CDLL("libc.so.6"), function)(*arguments)
 
 
 async def _first(*events: asyncio.Event) -> None:
@@ -348,6 +365,7 @@ async def run(config_file: Path) -> None:
 
 def main(config_file: Path) -> int:
     """Runs the daemon in the foreground; returns the exit code."""
+    _return_large_blocks()
     try:
         asyncio.run(run(Path(config_file)))
     except ConfigurationInvalid as error:
