@@ -117,8 +117,10 @@ class Ref(msgspec.Struct, frozen=True, order=True, gc=False):
         kind: what it is.
         name: `namespace/name` for namespaced Kubernetes objects, the plain name for others; the path of a
             dataset, `dataset@snapshot` of a snapshot, the id (as text) of a share, target, extent,
-            targetextent; the service's name; the alert's uuid; `initiator>target` of a session; for the kinds
-            SYSTEM and SOURCE the source's own name; for DATASET_USE the dataset's path.
+            targetextent; the service's name; the alert's uuid; `initiator>target` of an iSCSI session,
+            `host nqn>subsystem id#controller` of an NVMe-oF one; `address>export` or `nfs4#id` of an NFS
+            client, `machine>share#session` of an SMB one; for the kinds SYSTEM, PERFORMANCE and SOURCE the
+            source's own name; for DATASET_USE the dataset's path.
     """
 
     source: str

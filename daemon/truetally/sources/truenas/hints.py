@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from truetally.model.refs import TRUENAS_KINDS, Kind
+from truetally.model.refs import Kind
 from truetally.sources.truenas.calls import Change
 
 Version = tuple[int, int]
@@ -89,7 +89,7 @@ def followed(version: Version) -> tuple[Collection, ...]:
 def hinted(change: Change) -> tuple[Kind, str] | None:
     """The kind, and the object's name or an empty one for the whole kind; None for what we do not follow."""
     kind = COLLECTIONS.get(change.collection)
-    if kind is None or kind not in TRUENAS_KINDS:
+    if kind is None or _goes_on(change):
         return None
     name = "" if change.id is None else str(change.id)
     if kind is Kind.DATASET and _is_temporary(name):
@@ -100,6 +100,25 @@ def hinted(change: Change) -> tuple[Kind, str] | None:
     if kind in _WHOLE or not _can_be_read(kind, name):
         return kind, ""
     return kind, name
+
+
+class _Scan(msgspec.Struct):
+    state: str | None = None
+
+
+class _Scanned(msgspec.Struct):
+    scan: _Scan | None = None
+
+
+def _goes_on(change: Change) -> bool:
+    """Whether it only says how far a scrub or resilver has come, which it does every two seconds."""
+    if not change.collection.endswith("pool.scan"):
+        return False
+    try:
+        told = msgspec.json.decode(change.fields, type=_Scanned | None)
+    except msgspec.DecodeError:
+        return False
+    return told is not None and told.scan is not None and told.scan.state == "SCANNING"
 
 
 def _is_temporary(name: str) -> bool:

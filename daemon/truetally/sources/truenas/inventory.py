@@ -209,12 +209,6 @@ async def _subsystems(session: Session) -> AsyncIterator[Page]:
     yield [(query.name(each), decode.subsystem(each, links)) for each in entries]
 
 
-async def alerts(session: Session) -> AsyncIterator[Page]:
-    """The alerts; this method takes no filters."""
-    async for page in listing(Kind.ALERT, session, ""):
-        yield page
-
-
 # Datasets
 
 
