@@ -43,5 +43,9 @@ def test_a_kind_alone_is_named(trouble):
     assert "grant list on pods" in alone["prod/Pod"].summary
 
 
+def test_what_a_version_does_not_tell_is_no_finding_because_nobody_can_mend_it():
+    assert found(Lost(NAS, Kind.SMB_CLIENT, Trouble.UNTOLD, "25.10 does not tell", 2.0)) == {}
+
+
 def test_a_source_that_is_not_configured_any_more_is_cleared():
     assert isinstance(SOURCE_UNAVAILABLE.judge(Ref("old", Kind.SOURCE, "old"), world()), Clear)

@@ -41,7 +41,7 @@ def _judge_source(source: str, world: World) -> Judgement:
     kinds = KUBERNETES_KINDS if source in world.clusters else TRUENAS_KINDS
     for kind in sorted(kinds):
         state = world.graph.completeness(source, kind)
-        if state.trouble is None or state.trouble in _OF_ONE_KIND:
+        if state.trouble is None or state.trouble in _OF_ONE_KIND or state.trouble is Trouble.UNTOLD:
             continue
         severity = Severity.CRITICAL if state.trouble is Trouble.CREDENTIALS else None
         facts: dict[str, Fact] = {"trouble": state.trouble.value, "reason": state.reason}
