@@ -131,9 +131,9 @@ class Life(RuleBasedStateMachine):
     def destroy(self, data, recursive, clones):
         self.attempt(self.zfs.destroy, self.a_name(data), recursive=recursive, clones=clones)
 
-    @rule(data=st.data(), recursive=st.booleans())
-    def rollback(self, data, recursive):
-        self.attempt(self.zfs.rollback, self.a_snapshot(data), recursive=recursive)
+    @rule(data=st.data(), recursive=st.booleans(), clones=st.booleans())
+    def rollback(self, data, recursive, clones):
+        self.attempt(self.zfs.rollback, self.a_snapshot(data), recursive=recursive, clones=clones)
 
     @rule(data=st.data())
     def rename(self, data):

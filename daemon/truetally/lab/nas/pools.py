@@ -13,11 +13,11 @@ from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
 
-from truetally.lab.nas import tree
 from truetally.lab.nas.failures import CallError, InstanceNotFound, Invalid
 from truetally.lab.nas.jobs import jobs_of
 from truetally.lab.nas.machine import Event, Machine, Row
 from truetally.lab.nas.pool import Pool, Vdev
+from truetally.lab.nas.pool_rows import pool_row, scan_row
 from truetally.lab.nas.query import checked
 from truetally.lab.nas.sharing import detach
 from truetally.lab.nas.table import Caller, filled, method
@@ -30,7 +30,7 @@ _ERRORS = ("read_errors", "write_errors", "checksum_errors")
 
 def _row(machine: Machine, pool: Pool) -> Row:
     newest = machine.number >= (26, 0)
-    return tree.pool_row(pool, newest=newest, number=machine.number, now=machine.now())
+    return pool_row(pool, newest=newest, number=machine.number, now=machine.now())
 
 
 def _the_pool(machine: Machine, name: Any) -> Pool:
@@ -97,7 +97,7 @@ def tell_scans(machine: Machine) -> None:
             continue
         now = machine.now()
         scan.told = scan.state(now) != "SCANNING"
-        fields = {"name": pool.name, "scan": tree.scan_row(scan, now)}
+        fields = {"name": pool.name, "scan": scan_row(scan, now)}
         machine.emit(Event("changed", collection, None, fields))
 
 

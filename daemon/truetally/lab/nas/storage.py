@@ -18,6 +18,7 @@ from truetally.lab.nas.failures import CallError, InstanceNotFound, Invalid
 from truetally.lab.nas.filesystem import forget
 from truetally.lab.nas.jobs import jobs_of
 from truetally.lab.nas.machine import Event, Machine, Row
+from truetally.lab.nas.pool_rows import pool_row
 from truetally.lab.nas.query import Query, checked
 from truetally.lab.nas.sharing import attached, detach
 from truetally.lab.nas.table import Caller, filled, method
@@ -100,7 +101,7 @@ def pool_rows(machine: Machine) -> list[Row]:
     """All pools as this version shows them."""
     number, now = machine.number, machine.now()
     return [
-        tree.pool_row(pool, newest=number >= (26, 0), number=number, now=now)
+        pool_row(pool, newest=number >= (26, 0), number=number, now=now)
         for pool in machine.zfs.pools.values()
     ]
 

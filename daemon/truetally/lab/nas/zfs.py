@@ -13,10 +13,9 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 
-from truetally.lab.nas import replica, space
+from truetally.lab.nas import lineage, replica, space, writing
 from truetally.lab.nas.dataset import Changes, Dataset, Encryption, Snapshot, thick_bytes
 from truetally.lab.nas.failures import CallError
-from truetally.lab.nas.native import NATIVES, raw
 from truetally.lab.nas.pool import Pool, Scan, Vdev
 
 __all__ = ["Dataset", "Encryption", "Pool", "Scan", "Snapshot", "Vdev", "Zfs", "under"]
@@ -149,9 +148,8 @@ class Zfs:
         if leaf in dataset.snapshots:
             raise CallError(f"cannot create snapshot '{name}@{leaf}': dataset already exists", errno.EEXIST)
         if dataset.refreservation:
-            self._need(
-                dataset, min(dataset.unique_bytes, dataset.refreservation), "create snapshot of", kept=0
-            )
+            again = min(dataset.unique_bytes, dataset.refreservation)
+            writing.need(self, dataset, again, "create snapshot of", kept=0)
         taken = Snapshot(name, leaf, self.now(), self.next_txg(), dataset.referenced_bytes)
         taken.volsize = dataset.volsize
         taken.user.update(user or {})
@@ -191,28 +189,7 @@ class Zfs:
 
     def promote(self, name: str) -> None:
         """Turn a clone and its origin round: the clone takes the snapshots up to the shared one."""
-        clone = self.dataset(name)
-        if not clone.origin:
-            raise CallError(f"cannot promote '{name}': not a cloned filesystem", errno.EINVAL)
-        shared = self.snapshot(clone.origin)
-        original = self.dataset(shared.dataset)
-        moved = [taken for taken in original.snapshots.values() if taken.txg <= shared.txg]
-        twice = next((taken.name for taken in moved if taken.name in clone.snapshots), None)
-        if twice is not None:
-            raise CallError(f"cannot promote '{name}': snapshot name '{twice}' conflicts", errno.EEXIST)
-        shared.clones.discard(name)
-        before = clone.origin
-        space.swap(clone, original, shared)
-        for taken in moved:
-            taken.dataset = name
-            for other in taken.clones:
-                self.datasets[other].origin = taken.path
-        clone.origin, original.origin = original.origin, f"{name}@{before.partition('@')[2]}"
-        beyond = self.find_snapshot(clone.origin) if clone.origin else None
-        if beyond is not None:
-            beyond.clones ^= {original.name, name}
-        shared.clones.add(original.name)
-        self.snapshots_changed(clone, original)
+        lineage.promote(self, name)
 
     def set_user(self, name: str, properties: Mapping[str, str | None]) -> None:
         """Set user properties of a dataset or snapshot; None takes one away."""
@@ -229,24 +206,9 @@ class Zfs:
 
         Raises:
             CallError: EINVAL for a property or value that there is not, ENOSPC for a reservation that
-                the pool has no room for, EDQUOT for a limit below what is used.
+                the pool has no room for, or a limit below what is used.
         """
-        dataset = self.dataset(name)
-        for key, value in properties.items():
-            only = NATIVES[raw(key, "" if value is None else value)[0]].only
-            if only not in ("", dataset.kind):
-                text = f"cannot set property for '{name}': '{key}' does not apply to datasets of this type"
-                raise CallError(text, errno.EINVAL)
-            before = dict(dataset.native), dict(dataset.native_received)
-            room = space.room(dataset.parent or dataset, self.pool_bytes(dataset))
-            charged = dataset.charged_bytes
-            dataset.set_native(key, value)
-            wrong = self._beyond(dataset, key, dataset.charged_bytes - charged, room)
-            if wrong is not None:
-                dataset.native, dataset.native_received = before
-                self.changes.natives += 1
-                dataset.settle()
-                raise wrong
+        writing.set_native(self, self.dataset(name), properties)
 
     def write(self, name: str, size_bytes: int) -> None:
         """Let a dataset hold so many bytes; what snapshots still show becomes theirs.
@@ -255,13 +217,7 @@ class Zfs:
             CallError: EDQUOT beyond a quota, ENOSPC in a full pool or zvol, EROFS and EACCES where
                 nothing can be written.
         """
-        dataset = self._writable(name)
-        more = size_bytes - dataset.referenced_bytes
-        if more > 0:
-            self._admit(dataset, more, size_bytes)
-            space.bear(dataset, more)
-        elif more < 0:
-            space.free(dataset, -more)
+        writing.write(self, self.dataset(name), size_bytes)
 
     def overwrite(self, name: str, size_bytes: int) -> None:
         """Let so many bytes of a dataset be written anew; it holds as much as before.
@@ -269,11 +225,7 @@ class Zfs:
         Raises:
             CallError: as `write`; snapshots keep the old blocks, so this takes room.
         """
-        dataset = self._writable(name)
-        size = min(size_bytes, dataset.referenced_bytes)
-        self._admit(dataset, size - space.freed_at_once(dataset, size), dataset.referenced_bytes)
-        space.free(dataset, size)
-        space.bear(dataset, size)
+        writing.overwrite(self, self.dataset(name), size_bytes)
 
     def grow(self, dataset: Dataset, delta: int) -> None:
         """Account space at a dataset and at all above it, without asking whether there is room."""
@@ -297,7 +249,7 @@ class Zfs:
         """Destroy a snapshot; False if it only will be, when its last clone or hold goes."""
         taken = self.snapshot(path)
         if not taken.clones and not taken.holds:
-            self._drop(taken)
+            self.drop(taken)
             return True
         if not defer:
             what = "snapshot has dependent clones" if taken.clones else "dataset is busy"
@@ -327,26 +279,7 @@ class Zfs:
             recursive: destroy newer snapshots.
             clones: and the clones of those.
         """
-        target = self.snapshot(path)
-        dataset = self.datasets[target.dataset]
-        newer = [taken for taken in dataset.snapshots.values() if taken.txg > target.txg]
-        if newer and not (recursive or clones):
-            raise CallError(
-                f"cannot rollback to '{path}': more recent snapshots or bookmarks exist", errno.EEXIST
-            )
-        if any(taken.holds for taken in newer) or (not clones and any(taken.clones for taken in newer)):
-            what = "clones of previous snapshots exist" if not clones else "dataset is busy"
-            raise CallError(f"cannot rollback to '{path}': {what}", errno.EBUSY)
-        gone: list[str] = []
-        for taken in reversed(newer):
-            for clone in sorted(taken.clones):
-                gone += self.destroy(clone, recursive=True, clones=True)
-            gone.append(taken.path)
-            self._drop(taken)
-        space.roll_back(dataset, target)
-        if target.volsize:
-            dataset.set_native("volsize", target.volsize)
-        return gone
+        return lineage.roll_back(self, path, recursive=recursive, clones=clones)
 
     def destroy(self, name: str, *, recursive: bool = False, clones: bool = False) -> list[str]:
         """Destroy a dataset; what went, snapshots included.
@@ -360,7 +293,7 @@ class Zfs:
             raise CallError(f"cannot destroy '{name}': operation does not apply to pools", errno.EINVAL)
         if not recursive:
             _refuse_dependents(dataset)
-        tops = self._with_clones(dataset) if clones else [dataset]
+        tops = self.with_clones(dataset) if clones else [dataset]
         doomed = {each.name: each for top in tops for each in top.below()}
         snapshots = [taken for each in doomed.values() for taken in each.snapshots.values()]
         if not clones:
@@ -375,7 +308,7 @@ class Zfs:
                 self._forget(each)
         return gone
 
-    def _with_clones(self, dataset: Dataset) -> list[Dataset]:
+    def with_clones(self, dataset: Dataset) -> list[Dataset]:
         """A dataset and all clones, with theirs, that must go with it."""
         tops, known = [dataset], {each.name for each in dataset.below()}
         for top in tops:
@@ -469,6 +402,12 @@ class Zfs:
         for each in datasets:
             each.snapshots_changed = self.now()
 
+    def drop(self, snapshot: Snapshot) -> None:
+        """Forget a snapshot, whatever holds or clones it has."""
+        dataset = self.datasets[snapshot.dataset]
+        space.forget_snapshot(dataset, snapshot)
+        self.snapshots_changed(dataset)
+
     def next_txg(self) -> int:
         """The number of the next transaction group."""
         self.txg += 1
@@ -490,41 +429,6 @@ class Zfs:
         self.datasets[name] = made
         parent.children[leaf] = made
         return made
-
-    def _writable(self, name: str) -> Dataset:
-        dataset = self.dataset(name)
-        if dataset.locked:
-            raise CallError(f"cannot write to '{name}': encryption key not loaded", errno.EACCES)
-        if dataset.readonly:
-            raise CallError(f"cannot write to '{name}': read-only file system", errno.EROFS)
-        return dataset
-
-    def _admit(self, dataset: Dataset, more: int, size: int) -> None:
-        if dataset.refquota and size > dataset.refquota:
-            raise CallError(f"cannot write to '{dataset.name}': disk quota exceeded", errno.EDQUOT)
-        if dataset.volsize and size > thick_bytes(dataset):
-            raise CallError(f"cannot write to '{dataset.name}': no space left on device", errno.ENOSPC)
-        self._need(dataset, more, "write to")
-
-    def _need(self, dataset: Dataset, size: int, what: str, kept: int | None = None) -> None:
-        pool = self.pools[dataset.pool]
-        kept = dataset.refreservation_bytes if kept is None else kept
-        if size <= max(space.room(dataset, pool.size_bytes), 0) + kept:
-            return
-        if pool.root.used_bytes + size - kept > pool.size_bytes:
-            raise CallError(f"cannot {what} '{dataset.name}': out of space", errno.ENOSPC)
-        raise CallError(f"cannot {what} '{dataset.name}': disk quota exceeded", errno.EDQUOT)
-
-    def _beyond(self, dataset: Dataset, key: str, more: int, room: int) -> CallError | None:
-        if more > max(room, 0) and key in ("reservation", "refreservation", "volsize"):
-            return CallError(f"cannot set property for '{dataset.name}': out of space", errno.ENOSPC)
-        small = key == "quota" and 0 < dataset.quota < dataset.used_bytes
-        if small or (key == "refquota" and 0 < dataset.refquota < dataset.referenced_bytes):
-            text = (
-                f"cannot set property for '{dataset.name}': size is less than current used or reserved space"
-            )
-            return CallError(text, errno.ENOSPC)
-        return None
 
     def _rename_one(self, dataset: Dataset, target: str) -> None:
         del self.datasets[dataset.name]
@@ -557,12 +461,7 @@ class Zfs:
 
     def _reap(self, snapshot: Snapshot) -> None:
         if snapshot.defer_destroy and not snapshot.clones and not snapshot.holds:
-            self._drop(snapshot)
-
-    def _drop(self, snapshot: Snapshot) -> None:
-        dataset = self.datasets[snapshot.dataset]
-        space.forget_snapshot(dataset, snapshot)
-        self.snapshots_changed(dataset)
+            self.drop(snapshot)
 
 
 def _refuse_dependents(dataset: Dataset) -> None:
