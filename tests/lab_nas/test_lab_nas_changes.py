@@ -3,7 +3,9 @@
 import errno
 
 from lab_nas.nas_client import logged_in
+from truetally.lab.nas import LabNas
 from truetally.lab.nas.driver import Driver
+from truetally.lab.nas.machine import VERSIONS
 
 
 async def _heard(client, *collections):
@@ -167,3 +169,80 @@ async def test_only_ones_own_jobs_are_seen(nas):
         assert (await client.call("core.get_jobs", [["state", "=", "RUNNING"]], {"get": True}))["id"] == 1
         nas.machine.finish_job(job)
         assert await _told(client) == [("changed", "core.get_jobs", 1)]
+
+
+def _told_by(lab):
+    events = []
+    lab.machine.listeners.append(lambda event: events.append((event.msg, event.collection, event.id)))
+    return events
+
+
+def test_22_12_alone_hears_of_what_ssh_creates_and_sets():
+    told = {}
+    for version in VERSIONS:
+        lab = LabNas(version)
+        lab.zfs.create_pool("tank")
+        events = _told_by(lab)
+        lab.ssh.create_dataset("tank/v")
+        lab.ssh.set("tank/v", {"x:y": "1"})
+        lab.ssh.set("tank/v", {"compression": "zstd"})
+        told[version] = [(msg, name) for msg, _, name in events]
+    assert told.pop("22.12") == [("added", "tank/v"), ("changed", "tank/v"), ("changed", "tank/v")]
+    assert set(map(tuple, told.values())) == {()}
+
+
+def test_what_ssh_destroys_by_the_way_is_heard_of_too():
+    lab = LabNas("25.10")
+    lab.zfs.create_pool("tank")
+    lab.ssh.create_dataset("tank/a")
+    lab.ssh.snapshot("tank/a@s")
+    lab.ssh.clone("tank/a@s", "tank/c")
+    lab.ssh.hold("tank/a@s", "x")
+    lab.ssh.destroy("tank/a@s", defer=True)
+    events = _told_by(lab)
+    lab.ssh.release("tank/a@s", "x")
+    assert events == []
+    lab.ssh.destroy("tank/c")
+    lab.ssh.snapshot("tank/a@t")
+    lab.ssh.snapshot("tank/a@u")
+    lab.ssh.rollback("tank/a@t", recursive=True)
+    assert [name for _, _, name in events] == ["tank/c", "tank/a@s", "tank/a@u"]
+
+
+def test_a_rename_over_ssh_is_silent_and_leaves_the_share_at_the_old_path():
+    lab = LabNas("25.10")
+    lab.zfs.create_pool("tank")
+    lab.ssh.create_dataset("tank/a")
+    lab.call("sharing.nfs.create", {"path": "/mnt/tank/a"})
+    events = _told_by(lab)
+    lab.ssh.rename("tank/a", "tank/b")
+    lab.ssh.snapshot("tank/b@s")
+    lab.ssh.rename("tank/b@s", "tank/b@t")
+    assert events == []
+    assert lab.call("sharing.nfs.query")[0]["path"] == "/mnt/tank/a"
+    assert lab.zfs.find_snapshot("tank/b@t") is not None
+
+
+def test_a_replica_over_ssh_appears_in_silence_and_follows_its_source():
+    lab = LabNas("25.04")
+    lab.zfs.create_pool("tank")
+    lab.ssh.create_dataset("tank/a", user={"democratic-csi:managed_resource": "true"})
+    lab.ssh.snapshot("tank/a@s")
+    events = _told_by(lab)
+    lab.ssh.receive("tank/a@s", "tank/r", readonly=True)
+    lab.ssh.write("tank/a", 1 << 20)
+    lab.ssh.snapshot("tank/a@t")
+    lab.ssh.receive("tank/a@t", "tank/r")
+    assert events == []
+    row = lab.call("pool.dataset.get_instance", "tank/r")
+    assert row["user_properties"]["democratic-csi:managed_resource"]["source"] == "RECEIVED"
+    assert (row["readonly"]["rawvalue"], row["referenced"]["parsed"]) == ("on", 1 << 20)
+
+
+def test_a_dataset_created_without_its_parents_key_is_in_the_clear():
+    lab = LabNas("25.10")
+    lab.zfs.create_pool("tank")
+    lab.call("pool.dataset.create", {"name": "tank/s", "encryption": True})
+    assert lab.call("pool.dataset.create", {"name": "tank/s/in"})["encryption_root"] == "tank/s"
+    plain = lab.call("pool.dataset.create", {"name": "tank/s/out", "inherit_encryption": False})
+    assert (plain["encrypted"], plain["key_loaded"]) == (False, None)

@@ -4,8 +4,7 @@ No disk is ever read here, so the numbers are made up: each is a smooth function
 clock and of what it is about, so that it moves, stays within what real hardware does, and
 is the same for everyone who asks about the same moment. The columns of the graphs are
 inferred, as the contract leaves them open; the names of graphs are those that each
-version's `reporting.netdata_get_data` accepts. `tell_realtime` sends the sample, and
-whoever runs the lab calls it.
+version's `reporting.netdata_get_data` accepts.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from datetime import datetime
 from typing import Any
 
 from truetally.lab.nas.failures import CallError, Invalid
-from truetally.lab.nas.machine import Event, Machine, Row
+from truetally.lab.nas.machine import Machine, Row
 from truetally.lab.nas.query import checked
 from truetally.lab.nas.table import Caller, filled, method
 
@@ -272,8 +271,3 @@ def _arc(at: float) -> Row:
     none += ["l2arc_access_hit_percentage", "l2arc_miss_percentage"]
     none += ["bytes_read_per_second_from_the_l2arc", "bytes_written_per_second_to_the_l2arc"]
     return found | dict.fromkeys(none, 0)
-
-
-def tell_realtime(machine: Machine) -> None:
-    """Send the sample of this moment to whoever has subscribed."""
-    machine.emit(Event("added", "reporting.realtime", None, realtime(machine)))
