@@ -10,6 +10,7 @@ import aiohttp
 import pytest
 
 from lab_nas.ddp_client import CONNECT, at_home, dialled, met
+from lab_nas.nas_client import logged_in
 from truetally.lab.nas import LabNas
 from truetally.lab.nas.machine import Machine
 from truetally.lab.nas.methods import METHODS, Caller
@@ -300,3 +301,38 @@ def test_what_needs_no_login_there_needs_none_here(version):
     wrong.pop("core.ping", None)
     wrong.pop("auth.generate_token", None)
     assert wrong == {}
+
+
+# Samples, which are told without a change
+
+
+async def test_samples_come_by_themselves_until_unsubscribed(each_nas):
+    name = 'reporting.realtime:{"interval":2}'
+    async with at_home(each_nas) as client:
+        await client.subscribe(name)
+        sample = await client.receive()
+        assert (sample["msg"], sample["collection"]) == ("added", name)
+        assert "memory" in sample["fields"]
+        await client.say({"id": f"s-{name}", "msg": "unsub"})
+        await client.call("core.ping")
+        (connection,) = each_nas.connections
+        assert connection.caller.subscriptions == {}
+
+
+async def test_samples_that_cannot_be_had_end_the_subscription(each_nas):
+    name = 'reporting.realtime:{"interval":1}'
+    async with at_home(each_nas) as client:
+        await client.subscribe(name)
+        ended = await client.receive()
+    assert (ended["msg"], ended["collection"]) == ("nosub", name)
+    assert (ended["error"]["error"], ended["error"]["type"]) == (11, "VALIDATION")
+
+
+async def test_on_json_rpc_the_end_of_a_subscription_is_a_notification():
+    async with running("26.0") as nas, logged_in(nas, ["REPORTING_READ"]) as client:
+        await client.call("core.subscribe", 'reporting.realtime:{"interval":1}')
+        ended = await client.receive()
+        assert (await client.error("core.subscribe", "zfs.pool.scan"))["data"]["errname"] == "EACCES"
+    assert ended["method"] == "notify_unsubscribed"
+    assert ended["params"]["collection"] == 'reporting.realtime:{"interval":1}'
+    assert ended["params"]["error"]["errname"] == "EINVAL"

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from aiohttp import WSCloseCode, WSMsgType, web
 
-from truetally.lab.nas.core import may_see_job, outcome, subscribe, when_ended
-from truetally.lab.nas.failures import CallError, NasRefusal, TooManyCalls
+from truetally.lab.nas.core import REALTIME, may_see_job, outcome, sampled_every, subscribe, when_ended
+from truetally.lab.nas.failures import CallError, Invalid, NasRefusal, TooManyCalls
 from truetally.lab.nas.faults import Fault, Kind
 from truetally.lab.nas.limits import (
     ANONYMOUS_BYTES,
@@ -25,6 +25,7 @@ from truetally.lab.nas.limits import (
 )
 from truetally.lab.nas.machine import Event, Row
 from truetally.lab.nas.methods import METHODS, Caller, call, find
+from truetally.lab.nas.reporting import realtime
 from truetally.lab.nas.wire import Act, Hangup, Request, Wire
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class Connection:
         # Unbounded on purpose: a real NAS sends results of any size too, and the lab is a test's own.
         self._outgoing: asyncio.Queue[_Frame] = asyncio.Queue()
         self._held: list[bytes] = []
+        self._samplers: dict[str, asyncio.Task[None]] = {}
         self._said_at = asyncio.get_running_loop().time()
 
     async def run(self) -> None:
@@ -75,6 +77,7 @@ class Connection:
         finally:
             self.nas.connections.discard(self)
             self._end_calls()
+            helpers += self._samplers.values()
             for helper in helpers:
                 helper.cancel()
             await asyncio.gather(*helpers, *self._calls, return_exceptions=True)
@@ -104,6 +107,27 @@ class Connection:
             del self.caller.subscriptions[ident]
         if gone:
             self.send(msgspec.json.encode(self.wire.unsubscribed(collection, refused)))
+
+    def attend(self) -> None:
+        """Begin to sample for whoever has subscribed to samples, and end it for whoever has no more."""
+        subscriptions = self.caller.subscriptions
+        for ident in self._samplers.keys() - subscriptions.keys():
+            self._samplers.pop(ident).cancel()
+        for ident, name in subscriptions.items():
+            if name.partition(":")[0] == REALTIME and ident not in self._samplers:
+                self._samplers[ident] = asyncio.create_task(self._sample(name), name="lab NAS sampler")
+
+    async def _sample(self, collection: str) -> None:
+        try:
+            seconds = sampled_every(collection)
+        except Invalid as refused:
+            self.end_subscription(collection, refused)
+            return
+        while True:
+            if not self.nas.faults.loses(REALTIME):
+                told = Event("added", collection, None, realtime(self.nas.machine))
+                self.send(msgspec.json.encode(self.wire.event(told.params())))
+            await asyncio.sleep(seconds)
 
     def _end_calls(self) -> None:
         # Up to 25.10 calls go on when their client is gone; 26 cancels them.
@@ -184,6 +208,7 @@ class Connection:
                 return
             try:
                 value = await self._perform(request, fault)
+                self.attend()
             except NasRefusal as refused:
                 self._answer(request, self.wire.refusal(request, refused))
                 return

@@ -194,6 +194,7 @@ class LabNas:
         for connection in self.connections:
             connection.caller.key = None
             connection.caller.subscriptions.clear()
+            connection.attend()
 
     def drop_connections(self) -> None:
         """Break every connection without a word, and go on listening."""
