@@ -32,6 +32,7 @@ _PLAIN = (
     "boot_id",
     "basename",
     "addresses",
+    "standby_of",
     "services",
     "alerts",
     "sessions",
