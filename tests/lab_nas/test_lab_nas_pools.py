@@ -1,5 +1,6 @@
 """Pools: devices fail, scrubs run by the clock, exports take datasets along; and what the NAS reports."""
 
+import asyncio
 import json
 import os
 from datetime import UTC, datetime, timedelta
@@ -183,6 +184,34 @@ def test_a_stopped_scrub_is_cancelled_and_a_second_stop_fails(lab):
     assert the_pool(lab)["scan"]["state"] == "CANCELED"
     job = lab.call("pool.scrub.scrub", "tank", "STOP")
     assert lab.machine.jobs[job - 1]["state"] == "FAILED"
+
+
+def test_26_scrubs_and_shows_pools_by_another_service_too(clock):
+    lab = a_lab("26.0", clock)
+    pools.strike(lab.machine, "tank", "sda", "FAULTED", read_errors=2)
+    lab.call("zpool.scrub.run", {"pool_name": "tank"})
+    clock.pass_by(minutes=30)
+    (row,) = lab.call("zpool.query", {"topology": True, "scan": True, "properties": ["size"]})
+    assert (row["status"], row["scan"]["percentage"], row["scan"]["start_time"]) == (
+        "DEGRADED",
+        50,
+        int(datetime(2026, 1, 1, tzinfo=UTC).timestamp()),
+    )
+    assert row["topology"]["data"][0]["children"][0]["stats"]["read_errors"] == 2
+    assert row["properties"]["size"]["value"] == lab.zfs.pools["tank"].size_bytes
+    lab.call("zpool.scrub.run", {"pool_name": "tank", "action": "CANCEL"})
+    assert the_pool(lab)["scan"]["state"] == "CANCELED"
+    assert lab.call("zpool.query", {"pool_names": ["other"]}) == []
+
+
+async def test_scans_are_told_as_long_as_they_are_watched(lab):
+    events = heard(lab)
+    _scrubbing(lab)
+    watching = asyncio.create_task(pools.watch_scans(lab.machine, timedelta(milliseconds=1)))
+    async with asyncio.timeout(5):
+        while len([event for event in events if event.collection == "zfs.pool.scan"]) < 5:
+            await asyncio.sleep(0.001)
+    watching.cancel()
 
 
 def test_two_scrubs_at_once_are_refused(lab):
@@ -377,6 +406,16 @@ def test_datasets_keys_and_reports_fit_the_real_schemas(version, clock):
         _fits(version, f"reporting.{kind}graphs", lab.call(f"reporting.{kind}graphs"))
         disk = [{"name": "disk", "identifier": "sda"}]
         _fits(version, f"reporting.{kind}get_data", lab.call(f"reporting.{kind}get_data", disk, {}))
+
+
+@with_contract
+@pytest.mark.parametrize("befall", [_untouched, _scrubbing, _scrubbed, _paused, _degraded])
+def test_a_zpool_fits_the_real_schema_whatever_befell_it(befall, clock):
+    lab = a_lab("26.0", clock)
+    befall(lab)
+    asked = {"properties": ["size", "capacity", "health"], "topology": True, "scan": True}
+    _fits("26.0", "zpool.query", lab.call("zpool.query", asked))
+    _fits("26.0", "zpool.query", lab.call("zpool.query"))
 
 
 @with_contract

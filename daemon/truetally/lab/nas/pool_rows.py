@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 
 from truetally.lab.nas.pool import GROUPS, Pool, Scan, Vdev
@@ -132,3 +133,75 @@ def _pool_scan(pool: Pool, number: tuple[int, int], now: datetime | None) -> Row
     if pool.scan is not None and pool.imported:
         return scan_row(pool.scan, now if now is not None else pool.scan.started_at)
     return dict(_NEVER_SCANNED) if number < (25, 10) else None
+
+
+_SCAN_TIMES = ("start_time", "end_time", "pause")
+
+
+def zpool_row(
+    pool: Pool, now: datetime, *, properties: Collection[str] | None, topology: bool, scan: bool
+) -> Row:
+    """A pool as `zpool.query` (26+) shows it: times in seconds, guids as numbers, and only what is asked for.
+
+    Args:
+        properties: which to show; None for none. Those that the lab does not know are left out.
+    """
+    shown = scan_row(pool.scan, now) if scan and pool.scan is not None else None
+    if shown is not None:
+        shown |= {name: shown[name] and shown[name]["$date"] // 1000 for name in _SCAN_TIMES}
+    return {
+        "id": pool.id,
+        "name": pool.name,
+        "guid": pool.guid,
+        "status": pool.state,
+        "healthy": pool.healthy,
+        "warning": pool.imported and not pool.healthy,
+        "status_code": pool.status_code,
+        "status_detail": pool.status_detail,
+        "is_upgraded": True,
+        "all_sed": False,
+        "properties": _zpool_properties(pool, properties) if properties is not None else None,
+        "topology": _zpool_topology(pool) if topology else None,
+        "scan": shown,
+        "expand": None,
+        "features": None,
+    }
+
+
+def _zpool_properties(pool: Pool, wanted: Collection[str]) -> Row:
+    used = pool.root.used_bytes
+    known: dict[str, int | str] = {
+        "size": pool.size_bytes,
+        "allocated": used,
+        "free": pool.size_bytes - used,
+        "freeing": 0,
+        "fragmentation": 3,
+        "capacity": 100 * used // pool.size_bytes,
+        "health": pool.state,
+        "autotrim": "off",
+    }
+    return {
+        name: {"raw": str(value), "source": None, "value": value}
+        for name, value in known.items()
+        if name in wanted
+    }
+
+
+def _zpool_topology(pool: Pool) -> Row:
+    shown = {name: [_zpool_vdev(each) for each in pool.vdevs.get(name, ())] for name in GROUPS}
+    shown["spares"] = shown.pop("spare")
+    return shown
+
+
+def _zpool_vdev(vdev: Vdev) -> Row:
+    counters = ("read_errors", "write_errors", "checksum_errors")
+    return {
+        "name": vdev.disk or f"{vdev.kind.lower()}-{vdev.guid % 10}",
+        "vdev_type": vdev.kind.lower(),
+        "guid": vdev.guid,
+        "state": vdev.status,
+        "stats": {name: getattr(vdev, name) for name in counters},
+        "children": [_zpool_vdev(each) for each in vdev.children],
+        "top_guid": None,
+        "path": f"/dev/{vdev.disk}1" if vdev.disk else None,
+    }

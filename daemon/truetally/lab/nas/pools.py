@@ -1,13 +1,14 @@
 """The methods about pools themselves: scrubs, exports and imports; and the blows that a pool can take.
 
 A scrub runs by the clock of the machine. While it does, `tell_scans` tells subscribers
-how far it is (`zfs.pool.scan` up to 25.10, `pool.scan` from 26 on), as the real one does
-every two seconds; whoever runs the lab calls it. A disk that fails is told with
+how far it is (`zfs.pool.scan` up to 25.10, `pool.scan` from 26 on); the real one does so
+every two seconds, which is `watch_scans`. A disk that fails is told with
 `pool.query` up to 25.10, and with nothing from 26 on.
 """
 
 from __future__ import annotations
 
+import asyncio
 import errno
 from collections.abc import Iterable
 from datetime import timedelta
@@ -17,7 +18,7 @@ from truetally.lab.nas.failures import CallError, InstanceNotFound, Invalid
 from truetally.lab.nas.jobs import jobs_of
 from truetally.lab.nas.machine import Event, Machine, Row
 from truetally.lab.nas.pool import Pool, Vdev
-from truetally.lab.nas.pool_rows import pool_row, scan_row
+from truetally.lab.nas.pool_rows import pool_row, scan_row, zpool_row
 from truetally.lab.nas.query import checked
 from truetally.lab.nas.sharing import detach
 from truetally.lab.nas.table import Caller, filled, method
@@ -25,6 +26,7 @@ from truetally.lab.nas.table import Caller, filled, method
 _SCRUB_TAKES = timedelta(hours=1)
 _SCHEDULE = {"minute": "00", "hour": "00", "dom": "*", "month": "*", "dow": "7"}
 _THRESHOLD_DAYS = 35
+_TOLD_EVERY = timedelta(seconds=2)
 _ERRORS = ("read_errors", "write_errors", "checksum_errors")
 
 
@@ -101,6 +103,13 @@ def tell_scans(machine: Machine) -> None:
         machine.emit(Event("changed", collection, None, fields))
 
 
+async def watch_scans(machine: Machine, every: timedelta = _TOLD_EVERY) -> None:
+    """Tell of scans as the real one does, until cancelled."""
+    while True:
+        tell_scans(machine)
+        await asyncio.sleep(every.total_seconds())
+
+
 @method("pool.get_instance", "POOL_READ")
 def pool_get(caller: Caller, id: Any, options: Any = None) -> Row:  # noqa: A002
     """One pool."""
@@ -167,6 +176,43 @@ def scrub_run(caller: Caller, name: Any, threshold: Any = _THRESHOLD_DAYS) -> No
     ended = pool.scan.ended_at(now) if pool.scan is not None else None
     if ended is None or now - ended >= timedelta(days=threshold):
         _scrub(machine, pool.name, "START")
+
+
+@method("zpool.query", "POOL_READ", since=(26, 0))
+def zpool_query(caller: Caller, data: Any = None) -> list[Row]:
+    """Pools by name, with what is asked for; names that there are not are left out (inferred)."""
+    machine = caller.machine
+    defaults: Row = {"pool_names": None, "properties": None}
+    defaults |= dict.fromkeys(("topology", "scan", "expand", "features"), False)
+    given = filled(data or {}, defaults, where="data")
+    return [
+        zpool_row(
+            pool,
+            machine.now(),
+            properties=given["properties"],
+            topology=given["topology"],
+            scan=given["scan"],
+        )
+        for pool in machine.zfs.imported()
+        if given["pool_names"] is None or pool.name in given["pool_names"]
+    ]
+
+
+@method("zpool.scrub.run", "POOL_WRITE", since=(26, 0))
+def zpool_scrub_run(caller: Caller, data: Any) -> int:
+    """Start, pause or cancel a scrub, as a job; its number. An error scrub is a scrub here."""
+    machine = caller.machine
+    defaults: Row = {"pool_name": "", "scan_type": "SCRUB", "action": "START", "threshold": _THRESHOLD_DAYS}
+    given = filled(data, defaults, where="data", required=["pool_name"])
+    actions = {"START": "START", "PAUSE": "PAUSE", "CANCEL": "STOP"}
+    if given["action"] not in actions:
+        raise Invalid.at("data.action", "Input should be 'START', 'PAUSE' or 'CANCEL'")
+    return jobs_of(machine).start(
+        caller,
+        "zpool.scrub.run",
+        [given],
+        lambda: _scrub(machine, given["pool_name"], actions[given["action"]]),
+    )
 
 
 @method("pool.export", "POOL_WRITE")
