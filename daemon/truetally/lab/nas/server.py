@@ -148,8 +148,8 @@ class LabNas:
         """Listen; the URL."""
         app = web.Application()
         app.router.add_get("/websocket", self._websocket)
+        app.router.add_get("/api/versions", self._versions)
         if self.machine.number >= JSON_RPC_SINCE:
-            app.router.add_get("/api/versions", self._versions)
             app.router.add_get("/api/boot_id", self._boot_id)
             app.router.add_get("/api/{endpoint}", self._endpoint)
         app.router.add_routes(rest.routes(self))
@@ -225,6 +225,8 @@ class LabNas:
 
     async def _versions(self, request: web.Request) -> web.Response:
         await self._front(request)
+        if self.machine.number < JSON_RPC_SINCE:
+            raise web.HTTPNotFound
         return web.json_response(self._endpoints())
 
     async def _boot_id(self, request: web.Request) -> web.Response:
