@@ -12,7 +12,7 @@ import pytest
 from lab_nas.ddp_client import CONNECT, at_home, dialled, met
 from lab_nas.nas_client import logged_in
 from truetally.lab.nas import LabNas
-from truetally.lab.nas.machine import Machine
+from truetally.lab.nas.machine import VERSIONS, Machine
 from truetally.lab.nas.methods import METHODS, Caller
 
 ALL = ("22.12", "23.10", "24.04", "24.10", "25.04", "25.10", "26.0")
@@ -275,6 +275,16 @@ def test_no_version_offers_what_the_real_one_has_not(version):
     anywhere = set().union(*(dumped(each) for each in ALL))
     surplus = {name for name in offered(version) & anywhere if name not in real}
     assert {name for name in surplus if not is_private(version, name)} == set()
+
+
+@needs_contract
+@pytest.mark.parametrize(("version", "pinned"), [("25.10", "25.04"), ("26.0", "25.04"), ("26.0", "25.10")])
+def test_an_endpoint_of_an_older_version_offers_what_that_one_had(version, pinned):
+    caller = Caller(Machine(version, now=None), pinned=VERSIONS[pinned])
+    here = {name for name, each in METHODS.items() if each.exists(caller)}
+    real = dumped(version) & dumped(pinned)
+    assert here & dumped(version) <= real
+    assert real & METHODS.keys() <= here
 
 
 @needs_contract

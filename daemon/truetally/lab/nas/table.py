@@ -24,9 +24,13 @@ _SHARING_ADMIN = frozenset(("DATASET_READ", "DATASET_WRITE", "SERVICE_READ", "PO
 # The methods that an endpoint pinned to 25.04 loses on a newer server: their models came with 25.10
 # (middleware 25.10 `api/base/server/legacy_api_method.py`).
 _WITHOUT_OLD_MODEL = (
+    "core.bulk",
+    "core.job_wait",
     "pool.query",
+    "pool.get_instance",
     "pool.dataset.",
     "pool.snapshot.",
+    "replication.",
     "zfs.",
     "sharing.smb.",
     "service.query",
@@ -37,6 +41,8 @@ _WITHOUT_OLD_MODEL = (
     "smb.status",
     "core.get_",
 )
+
+_WITH_OLD_MODEL = ("pool.dataset.destroy_snapshots", "pool.dataset.snapshot_count")
 
 # The methods that are jobs, in every version that has them (25.04 and newer do not tell; taken from 24.10).
 JOBS = frozenset(
@@ -161,13 +167,18 @@ class Method:
 
     def exists(self, caller: Caller) -> bool:
         """Whether the caller's version and endpoint have it."""
-        number = caller.machine.number
-        if not self.since <= number < self.until or number == self.absent_in:
+        number, pinned = caller.machine.number, caller.pinned
+        if not self._is_in(number):
             return False
-        if self.gap is not None and self.gap[0] <= number < self.gap[1]:
+        if pinned is None or pinned >= number:
+            return True
+        modelled = not self.name.startswith(_WITHOUT_OLD_MODEL) or self.name in _WITH_OLD_MODEL
+        return self._is_in(pinned) and (modelled or pinned >= (25, 10) or number < (25, 10))
+
+    def _is_in(self, version: Version) -> bool:
+        if not self.since <= version < self.until or version == self.absent_in:
             return False
-        pinned_to_old = caller.pinned is not None and caller.pinned < (25, 10) <= number
-        return not (pinned_to_old and self.name.startswith(_WITHOUT_OLD_MODEL))
+        return self.gap is None or not self.gap[0] <= version < self.gap[1]
 
 
 METHODS: dict[str, Method] = {}
