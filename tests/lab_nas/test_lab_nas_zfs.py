@@ -1,12 +1,17 @@
 """ZFS's own rules: names follow renames, clones can be promoted, space is accounted upwards."""
 
 import errno
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from hypothesis import HealthCheck, assume, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from truetally.lab.nas import LabNas
 from truetally.lab.nas.failures import CallError
+from truetally.lab.nas.tree import dataset_row
 from truetally.lab.nas.zfs import Zfs
 
 
@@ -374,3 +379,78 @@ def test_a_clone_has_the_key_of_its_origin_wherever_it_is(locked):
     locked.ssh.snapshot("tank/s@x")
     assert locked.ssh.clone("tank/s@x", "tank/c").encryption.root.name == "tank/s"
     assert locked.ssh.create_dataset("tank/other").encryption is None
+
+
+_WATCHED = {"compression": "lz4", "readonly": "off", "sync": "standard", "recordsize": "131072"}
+_VALUES = {"compression": "zstd", "readonly": "on", "sync": "always", "recordsize": "1048576"}
+
+
+def _expected(dataset, name):
+    """What `zfs get` would say, by going up."""
+    place = dataset
+    while place is not None:
+        for kept, source in ((place.native, "LOCAL"), (place.native_received, "RECEIVED")):
+            if name in kept:
+                whence = place.name if place is not dataset else None
+                return kept[name], source if place is dataset else "INHERITED", whence
+        place = place.parent
+    return _WATCHED[name], "DEFAULT", None
+
+
+class Inheritance(RuleBasedStateMachine):
+    """What is shown from caches is what going up the tree finds, whatever is set and moved."""
+
+    @initialize()
+    def begin(self):
+        self.zfs = Zfs(lambda: datetime(2026, 1, 1, tzinfo=UTC))
+        self.zfs.create_pool("tank")
+        for name in ("tank/a", "tank/a/b", "tank/c"):
+            self.zfs.create(name)
+        self.number = 0
+
+    def a_name(self, data, *, root=True):
+        names = sorted(each.name for each in self.zfs.visible() if root or each.parent is not None)
+        assume(names)
+        return data.draw(st.sampled_from(names))
+
+    def below_any(self, data):
+        self.number += 1
+        return f"{self.a_name(data)}/n{self.number}"
+
+    @rule(data=st.data(), name=st.sampled_from(sorted(_WATCHED)), inherit=st.booleans())
+    def set(self, data, name, inherit):
+        self.zfs.set_native(self.a_name(data), {name: None if inherit else _VALUES[name]})
+
+    @precondition(lambda self: len(self.zfs.datasets) < 9)
+    @rule(data=st.data(), own=st.booleans())
+    def create(self, data, own):
+        self.zfs.create(self.below_any(data), native={"sync": "always"} if own else None)
+
+    @rule(data=st.data())
+    def rename(self, data):
+        with suppress(CallError):
+            self.zfs.rename(self.a_name(data, root=False), self.below_any(data))
+
+    @rule(data=st.data())
+    def destroy(self, data):
+        self.zfs.destroy(self.a_name(data, root=False), recursive=True)
+
+    @rule(data=st.data())
+    def replicate(self, data):
+        self.zfs.receive(self.a_name(data), self.below_any(data))
+
+    @invariant()
+    def is_shown(self):
+        for dataset in self.zfs.visible() if hasattr(self, "zfs") else ():
+            row = dataset_row(dataset, self.zfs, old_engine=True)
+            for name in _WATCHED:
+                expected = _expected(dataset, name)
+                assert dataset.effective(name) == expected
+                shown = row[name]
+                assert (shown["rawvalue"], shown["source"], shown["source_info"]) == expected
+
+
+TestInheritance = Inheritance.TestCase
+TestInheritance.settings = settings(
+    max_examples=60, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+)

@@ -42,10 +42,12 @@ class Zfs:
         self.changes = Changes()
         self.txg = 1000
         self.last_pool = 0
-        self._sorted: tuple[int, list[str], list[Snapshot]] | None = None
+        self._sorted: tuple[tuple[int, tuple[int, ...]], list[str], list[Snapshot]] | None = None
 
     def create_pool(self, name: str, size_bytes: int = 10 * _TIB) -> Pool:
         """A new pool with its root dataset."""
+        if name in self.pools:
+            raise CallError(f"cannot create '{name}': pool already exists", errno.EEXIST)
         root = Dataset(name, "FILESYSTEM", self.now(), self.next_txg(), changes=self.changes)
         self.datasets[name] = root
         self.last_pool += 1
@@ -90,8 +92,7 @@ class Zfs:
 
     def snapshots_by_path(self) -> tuple[list[str], list[Snapshot]]:
         """The paths of all visible snapshots in order, and the snapshots beside them."""
-        known = sum(pool.id for pool in self.imported())
-        stamp = hash((self.changes.names, known))
+        stamp = (self.changes.names, tuple(pool.id for pool in self.imported()))
         if self._sorted is None or self._sorted[0] != stamp:
             found = [(taken.path, taken) for each in self.visible() for taken in each.snapshots.values()]
             found.sort(key=lambda pair: pair[0])
