@@ -21,6 +21,7 @@ from truetally.sources.truenas.source import NasSource, Pace
 
 QUICK = Pace(debounce=timedelta(milliseconds=20), logins=LoginPace(apart=0.0, first_pause=0.01, most=1000))
 VERSIONS = ["25.04", "25.10", "26.0"]
+OLDER = ["22.12", "23.10", "24.04", "24.10"]
 VOLUME = "tank/k8s/pvc-1"
 
 
@@ -60,7 +61,7 @@ def known(heard: Heard, kind: Kind) -> dict[str, object]:
     return {o.ref.name: o.value for o in heard.of(Seen, kind)}
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", [*OLDER, *VERSIONS])
 async def test_every_kind_is_listed_and_nothing_is_denied(version):
     async with watched(version) as (_, source, heard):
         await complete(heard)
