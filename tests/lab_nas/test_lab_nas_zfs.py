@@ -454,3 +454,10 @@ TestInheritance = Inheritance.TestCase
 TestInheritance.settings = settings(
     max_examples=60, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
 )
+
+
+def test_what_is_set_while_there_is_no_child_is_inherited_by_the_next(zfs):
+    assert not zfs.create("tank/p/x", parents=True).readonly
+    zfs.destroy("tank/p/x")
+    zfs.set_native("tank/p", {"readonly": True})
+    assert zfs.create("tank/p/y").readonly
