@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import sys
 from contextlib import asynccontextmanager
 
@@ -46,7 +45,7 @@ class Doctor:
         self.config.write_text(yaml.safe_dump(content))
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "truetally", "doctor", "nas", *words, "-c", str(self.config)),
-            env=os.environ | self.environment | self.keys | keys,
+            env=self.environment | self.keys | keys,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from truetally.findings.catalogue import RULES
 from truetally.findings.rule import Clear, Evidence
-from truetally.findings.sources import SOURCE_UNAVAILABLE, subjects
+from truetally.findings.sources import INFORMATIVE, SOURCE_UNAVAILABLE, subjects
 from truetally.graph.graph import Changes
 from truetally.model.findings import Severity
 from truetally.model.observations import Lost, Trouble
@@ -49,3 +50,11 @@ def test_what_a_version_does_not_tell_is_no_finding_because_nobody_can_mend_it()
 
 def test_a_source_that_is_not_configured_any_more_is_cleared():
     assert isinstance(SOURCE_UNAVAILABLE.judge(Ref("old", Kind.SOURCE, "old"), world()), Clear)
+
+
+def test_what_no_rule_needs_is_worth_a_note_only():
+    needed = {kind for rule in RULES for kind in rule.needs}
+    assert not INFORMATIVE & needed
+    for kind, severity in ((Kind.API_KEY, Severity.INFO), (Kind.DATASET, None)):
+        denied = found(Lost(NAS, kind, Trouble.DENIED, "not permitted", 2.0))
+        assert denied[f"{NAS}/{kind.value}"].severity is severity

@@ -70,7 +70,7 @@ JOBS = frozenset(
 )
 
 # What 25.04 asked more for than the versions after it.
-_ROLES_OF_25_04 = {"smb.status": ("SHARING_SMB_WRITE",)}
+_ROLES_OF_25_04 = {"smb.status": ("READONLY_ADMIN", "SHARING_SMB_WRITE")}
 
 
 @dataclass(slots=True)
