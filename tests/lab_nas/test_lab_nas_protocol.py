@@ -255,8 +255,10 @@ async def test_private_snapshot_methods_of_25_10_answer_a_full_admin_only(nas):
         assert (await client.error("zfs.snapshot.query"))["data"]["errname"] == "EACCES"
 
 
-async def test_smb_sessions_are_for_writers_on_25_04_and_for_readers_on_26(nas25_04, nas, nas26):
+async def test_smb_sessions_are_for_all_who_read_everything_or_write_shares_on_25_04(nas25_04, nas, nas26):
     async with logged_in(nas25_04, ["READONLY_ADMIN"]) as client:
+        assert await client.call("smb.status") == []
+    async with logged_in(nas25_04, ["SHARING_SMB_READ"]) as client:
         assert (await client.error("smb.status"))["data"]["errname"] == "EACCES"
     async with logged_in(nas) as client:
         assert (await client.error("smb.status"))["code"] == -32601
