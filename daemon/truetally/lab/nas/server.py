@@ -25,8 +25,9 @@ from truetally.lab.nas.ddp import Ddp
 from truetally.lab.nas.envelope import JsonRpc
 from truetally.lab.nas.faults import Faults, Kind
 from truetally.lab.nas.limits import RateLimit, idle_close
-from truetally.lab.nas.machine import ApiKey, Event, Machine, Ssh, User, Version
+from truetally.lab.nas.machine import ApiKey, Event, Machine, User, Version
 from truetally.lab.nas.methods import Caller, call
+from truetally.lab.nas.ssh import Ssh
 from truetally.lab.nas.wire import Wire
 from truetally.lab.nas.zfs import Zfs
 
