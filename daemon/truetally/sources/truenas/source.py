@@ -45,7 +45,7 @@ from truetally.sources.truenas.calls import CallFailed, Change
 from truetally.sources.truenas.hints import followed, hinted
 from truetally.sources.truenas.limiter import LastLogin, LoginPace, next_login_at
 from truetally.sources.truenas.logins import Credential, KeyExpired, Standby, log_in
-from truetally.sources.truenas.schedule import Schedule, SnapshotChanges
+from truetally.sources.truenas.schedule import Schedule, SnapshotChanges, Told
 from truetally.sources.truenas.session import Session, Traffic
 
 log = structlog.get_logger(__name__)
@@ -110,7 +110,7 @@ class NasSource:
         self.traffic = Traffic()
         self._known = {kind: inventory.Known() for kind in _ORDER if kind not in _NOT_KEPT}
         self._snapshots: dict[str, dict[str, Value]] = {}
-        self._told_changes: dict[str, int] = {}
+        self._told_changes: dict[str, Told] = {}
         self._snapshot_changes = SnapshotChanges()
         self._sample: msgspec.Raw | None = None
         self._lost: tuple[Trouble, str] | None = None
@@ -303,7 +303,14 @@ class NasSource:
     async def _reconcile(self, session: Session) -> None:
         """Reads kind after kind again, one at a time: the NAS never has more than one list to make."""
         now = self._clock.ticks()
-        schedule = Schedule(_ORDER, self._settings, now, failing=self._failing, chance=random.random())
+        schedule = Schedule(
+            _ORDER,
+            self._settings,
+            now,
+            failing=self._failing,
+            blind=self._blind(),
+            chance=random.random(),
+        )
         while True:
             kind, due = schedule.next()
             await asyncio.sleep(max(0.0, due - self._clock.ticks()))
@@ -311,7 +318,17 @@ class NasSource:
             await self._list_or_lose(kind, session)
             if kind is Kind.DATASET:
                 await self._follow_snapshots(session)
-            schedule.done(kind, began, self._clock.ticks(), failed=kind in self._failing)
+            schedule.done(
+                kind,
+                began,
+                self._clock.ticks(),
+                failed=kind in self._failing,
+                blind=kind in self._blind(),
+            )
+
+    def _blind(self) -> frozenset[Kind]:
+        """What is only known by listing it: snapshots, where no dataset tells that its own have changed."""
+        return frozenset() if self._told_changes else frozenset({Kind.SNAPSHOT})
 
     async def _list_or_lose(self, kind: Kind, session: Session) -> None:
         """A kind that cannot be listed is lost alone, as long as the connection stands."""
@@ -370,7 +387,7 @@ class NasSource:
                     self._version = value.version if isinstance(value, System) else ""
             case Kind.DATASET:
                 self._told_changes = {
-                    name: value.snapshots_changed
+                    name: Told(value.snapshots_changed, value.origin)
                     for name, value in found.items()
                     if isinstance(value, Dataset) and value.snapshots_changed is not None
                 }
@@ -378,14 +395,14 @@ class NasSource:
                 self._snapshots = {}
                 for name, value in found.items():
                     self._snapshots.setdefault(name.partition("@")[0], {})[name] = value
-                self._snapshot_changes.prime(self._told_changes)
+                self._snapshot_changes.prime(self._told_changes, self._listed_at[Kind.DATASET])
 
     async def _follow_snapshots(self, session: Session) -> None:
         """Reads the snapshots of those datasets that say that theirs have changed."""
         async with self._locks[Kind.SNAPSHOT]:
             if Kind.SNAPSHOT in self._failing or self._listed_at[Kind.SNAPSHOT] == float("-inf"):
                 return
-            due = self._snapshot_changes.take(self._told_changes)
+            due = self._snapshot_changes.take(self._told_changes, self._listed_at[Kind.DATASET])
             if not due:
                 return
             held = {name: value for each in due for name, value in self._snapshots.get(each, {}).items()}
