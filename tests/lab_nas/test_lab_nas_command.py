@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shlex
 import signal
 import socket
 import ssl
@@ -41,6 +42,8 @@ class Started:
                 for name in ("user", "password", "API key", "CA file"):
                     if line.startswith(f"  {name}"):
                         self.told[name] = words[-1]
+                if "curl" in words:
+                    self.told["example"] = line.partition("curl")[2].partition("  (all:")[0]
                 if line.startswith("Press"):
                     return
         raise AssertionError((await self.process.stderr.read()).decode())
@@ -143,6 +146,30 @@ async def test_over_tls_its_certificate_is_checked_against_the_file_that_was_pri
                 pass
         await nas.end()
     assert not authority.exists()
+
+
+@pytest.mark.parametrize("tls", [False, True])
+async def test_its_example_of_a_change_is_a_command_that_works(tls):
+    async with started("--pool", "fast", *(["--tls"] if tls else [])) as nas:
+        asked = shlex.split(nas.told["example"])
+        given = dict(zip(asked[::2], asked[1::2], strict=False)) if tls else {}
+        url = next(each for each in asked if "/lab/" in each)
+        name, _, value = asked[asked.index("-H") + 1].partition(": ")
+        trusting = ssl.create_default_context(cafile=given["--cacert"]) if tls else True
+        async with (
+            aiohttp.ClientSession() as http,
+            http.post(url, data=asked[asked.index("-d") + 1], headers={name: value}, ssl=trusting) as answer,
+        ):
+            assert (answer.status, (await answer.json())["snapshot"]) == (200, "fast@now")
+
+
+async def test_who_wants_no_door_gets_none():
+    async with started("--no-control") as nas:
+        assert "example" not in nas.told
+        url = f"{nas.told['url']}/lab/"
+        login = {"Authorization": f"Bearer {nas.told['API key']}"}
+        async with aiohttp.ClientSession() as http, http.get(url, headers=login) as answer:
+            assert answer.status == 404
 
 
 async def test_its_state_is_kept_and_comes_back(tmp_path):

@@ -16,8 +16,8 @@ from pathlib import Path
 import click
 
 from truetally import logs
-from truetally.lab.nas.alone import ADMINISTRATOR, Running, Wanted, run_alone
-from truetally.lab.nas.machine import VERSIONS
+from truetally.lab.nas.alone import Running, Wanted, run_alone
+from truetally.lab.nas.machine import ADMINISTRATOR, VERSIONS
 from truetally.lab.stage import Stage, staged
 from truetally.lab.story import leave_one_behind, play
 from truetally.lab.world import LabWorld
@@ -111,6 +111,12 @@ _POOL_BYTES = 10 << 40
     show_default=True,
     help="A pool that it has, if no state brings others; can be given several times.",
 )
+@click.option(
+    "--control/--no-control",
+    default=True,
+    show_default=True,
+    help="Whether /lab/ answers: changes as over SSH, nodes, faults.",
+)
 def nas(
     version: str,
     host: str,
@@ -120,13 +126,14 @@ def nas(
     api_key: str | None,
     password: str | None,
     pools: Sequence[tuple[str, int]],
+    control: bool,
 ) -> None:
     """Run the lab's NAS alone, until Ctrl-C.
 
     Point any client or driver of TrueNAS at it. From 25.04 on a TrueNAS revokes a key that comes over
     plain HTTP from another machine, and so does this one: use --tls then.
     """
-    wanted = Wanted(version, host, port, tls, state, api_key, password, pools)
+    wanted = Wanted(version, host, port, tls, state, api_key, password, pools, control)
     asyncio.run(_run_nas(wanted))
 
 
@@ -142,7 +149,18 @@ def _introduce_nas(running: Running) -> None:
     click.echo(f"  API key   {running.api_key}")
     if running.authority is not None:
         click.echo(f"  CA file   {running.authority}")
+    if running.control is not None:
+        click.echo(f"\nChange it as over SSH, and so on: {_example(running)}")
     click.echo("\nPress Ctrl-C to end it.")
+
+
+def _example(running: Running) -> str:
+    """A command for a shell that changes the NAS, where `GET` of the folder lists all."""
+    trusting = f" --cacert {running.authority}" if running.authority is not None else ""
+    login = f"-H 'Authorization: Bearer {running.api_key}'"
+    pool = next(iter(running.pools), "tank")
+    snapshot = f'{running.control}ssh/snapshot -d \'{{"path": "{pool}@now"}}\''
+    return f"curl{trusting} {login} {snapshot}  (all: GET {running.control})"
 
 
 def _interrupted() -> asyncio.Event:

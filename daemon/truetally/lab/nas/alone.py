@@ -23,10 +23,9 @@ from pathlib import Path
 
 from truetally.errors import TruetallyError
 from truetally.lab.nas import state
-from truetally.lab.nas.machine import Machine
+from truetally.lab.nas.machine import ADMINISTRATOR, Machine
 from truetally.lab.nas.server import LabNas
 
-ADMINISTRATOR = "root"
 _EVERYTHING = ("FULL_ADMIN",)
 _CERTIFICATE_DAYS = 30
 
@@ -41,6 +40,7 @@ class Wanted:
 
     Attributes:
         pools: names and sizes in bytes, where no state brings its own.
+        control: whether `/lab/` answers (control.py).
         state: the file to begin from, if it is there, and to write at the end.
     """
 
@@ -52,17 +52,25 @@ class Wanted:
     api_key: str | None = None
     password: str | None = None
     pools: Sequence[tuple[str, int]] = (("tank", 10 << 40),)
+    control: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """Where the NAS answers, and to whom."""
+    """Where the NAS answers, and to whom.
+
+    Attributes:
+        authority: the file of the certificate that a client needs.
+        control: the URL of the control API, if it answers.
+    """
 
     url: str
     version: str
     api_key: str
     password: str
     authority: Path | None
+    control: str | None
+    pools: Sequence[str]
 
 
 async def run_alone(wanted: Wanted, tell: Callable[[Running], None], until: asyncio.Event) -> None:
@@ -76,7 +84,7 @@ async def run_alone(wanted: Wanted, tell: Callable[[Running], None], until: asyn
         if wanted.tls:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="truetally-lab-nas-")))
             context, authority = certified(directory, wanted.host)
-        nas = LabNas(wanted.version, tls=context)
+        nas = LabNas(wanted.version, tls=context, control=wanted.control)
         api_key, password = _furnish(nas.machine, wanted)
         try:
             await nas.start(wanted.host, wanted.port)
@@ -86,7 +94,12 @@ async def run_alone(wanted: Wanted, tell: Callable[[Running], None], until: asyn
             ) from error
         try:
             url = nas.url.replace("ws", "http", 1)
-            tell(Running(url, nas.machine.branded_version, api_key, password, authority))
+            control = f"{url}/lab/" if wanted.control else None
+            tell(
+                Running(
+                    url, nas.machine.branded_version, api_key, password, authority, control, [*nas.zfs.pools]
+                )
+            )
             await until.wait()
         finally:
             await nas.stop()

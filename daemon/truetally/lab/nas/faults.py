@@ -114,6 +114,13 @@ class Faults:
         """Tell nobody of an event of this collection."""
         self.planned.append(Fault(Kind.LOSE, collection, nth, times))
 
+    def delay(self, seconds: float, *, method: str = ANY) -> None:
+        """Let every call take so many seconds, or each of one method (or path, before a session) alone."""
+        if method == ANY:
+            self.latency = seconds
+        else:
+            self.latency_of[method] = seconds
+
     def meet(self, method: str) -> Fault | None:
         """The fault that this call meets; if several do, the one ordered first."""
         if is_call(method):

@@ -7,6 +7,7 @@ SSH) makes none but the removals that the kernel reports.
 
 from __future__ import annotations
 
+import errno
 import secrets
 import string
 from collections.abc import Callable, Iterable, Mapping
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 from uuid import uuid4
 
 from truetally.clock import Clock, SystemClock
+from truetally.lab.nas.failures import CallError
 from truetally.lab.nas.tree import date
 from truetally.lab.nas.zfs import Zfs
 
@@ -25,6 +27,8 @@ _ALPHABET = string.ascii_letters + string.digits
 # What a new key is hashed with: the least that the real server and client accept, as this is a lab (the real
 # default is 500,000).
 ITERATIONS = 50_000
+# Whose key and password the lab tells at its start.
+ADMINISTRATOR = "root"
 BASENAME = "iqn.2005-10.org.freenas.ctl"
 VERSIONS: Mapping[str, Version] = {
     "22.12": (22, 12),
@@ -351,7 +355,8 @@ class Machine:
 
     def clear_alert(self, uuid: str) -> None:
         """The alert's cause is gone."""
-        del self.alerts[uuid]
+        if self.alerts.pop(uuid, None) is None:
+            raise CallError(f"there is no alert {uuid}", errno.ENOENT)
         self.emit(Event("removed", "alert.list", uuid))
 
     def start_job(
@@ -393,7 +398,9 @@ class Machine:
 
     def set_service(self, name: str, *, running: bool) -> None:
         """Start or stop a service through the API: the event of this has no id."""
-        row = self.services[name]
+        row = self.services.get(name)
+        if row is None:
+            raise CallError(f"there is no service {name}; there are {', '.join(self.services)}", errno.ENOENT)
         row.update(state="RUNNING" if running else "STOPPED", pids=[1000] if running else [])
         self.emit(Event("changed", "service.query", None, dict(row)))
 

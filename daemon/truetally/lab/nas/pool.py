@@ -7,11 +7,13 @@ chosen as `zpool status` chooses: the worst thing first. The choice of texts is 
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from truetally.lab.nas.dataset import Dataset
+from truetally.lab.nas.failures import CallError
 
 _TIB = 1 << 40
 GROUPS = ("data", "log", "cache", "spare", "special", "dedup")
@@ -145,11 +147,11 @@ class Pool:
                 yield from each.disks()
 
     def disk(self, name: str) -> Vdev:
-        """The disk of this name, or KeyError."""
+        """The disk of this name, or ENOENT."""
         for each in self.disks():
             if each.disk == name:
                 return each
-        raise KeyError(name)
+        raise CallError(f"the pool {self.name} has no disk {name}", errno.ENOENT)
 
     @property
     def state(self) -> str:

@@ -60,7 +60,7 @@ def strike(
     checksum_errors: int = 0,
 ) -> Vdev:
     """Let a disk have a state (ONLINE, FAULTED, UNAVAIL, REMOVED, OFFLINE), and so many more errors."""
-    pool = machine.zfs.pools[name]
+    pool = machine.zfs.pool(name)
     struck = pool.disk(disk)
     before = pool.state
     struck.state = state or struck.state
@@ -74,7 +74,7 @@ def strike(
 
 def clear_errors(machine: Machine, name: str) -> None:
     """`zpool clear`: no disk has errors, and those that were faulted are back."""
-    pool = machine.zfs.pools[name]
+    pool = machine.zfs.pool(name)
     before, pool.data_errors = pool.state, 0
     for each in pool.disks():
         each.state = "ONLINE" if each.state == "FAULTED" else each.state

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import ssl
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -19,7 +19,7 @@ import structlog
 from aiohttp import web
 
 from truetally.clock import Clock
-from truetally.lab.nas import rest
+from truetally.lab.nas import control, rest
 from truetally.lab.nas.connection import Connection
 from truetally.lab.nas.ddp import Ddp
 from truetally.lab.nas.envelope import JsonRpc
@@ -56,6 +56,9 @@ class LabNas:
         faults: what shall go wrong.
         remote_address: pretend that new connections come from here (a test of key revocation).
         idle_close: seconds without a word from the NAS after which the front proxy closes a connection.
+
+    Args:
+        control: whether `/lab/` answers, see control.py.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class LabNas:
         tls: ssl.SSLContext | None = None,
         hostname: str = "lab-nas",
         idle_close_after: timedelta | None = None,
+        control: bool = False,
     ) -> None:
         self.machine = Machine(version, hostname=hostname, now=now)
         self.ssh = Ssh(self.machine)
@@ -78,6 +82,7 @@ class LabNas:
         self.idle_close = (idle_close_after or idle_close(self.machine.number)).total_seconds()
         self._restarting: asyncio.Task[None] | None = None
         self._tls = tls
+        self._controlled = control
         self._runner: web.AppRunner | None = None
         self._address = ("127.0.0.1", 0)
         self._administrator = Caller(
@@ -100,19 +105,24 @@ class LabNas:
         """Where it listens; `start(port=…)` with it comes back at the same address."""
         return self._address[1]
 
+    @property
+    def listens(self) -> bool:
+        """Whether it is started; not so while a restart lasts."""
+        return self._runner is not None
+
     def add_key(
         self,
         username: str = "truetally",
-        roles: Iterable[str] = ("READONLY_ADMIN",),
+        roles: Collection[str] = ("READONLY_ADMIN",),
         *,
         expires_at: datetime | None = None,
-        allowlist: Iterable[tuple[str, str]] | None = None,
+        allowlist: Collection[tuple[str, str]] | None = None,
     ) -> str:
         """A new API key; its text. An allowlist is for 22.12 to 24.10, where it counts and roles do not."""
         return self.machine.add_key(username, roles, expires_at=expires_at, allowlist=allowlist).text
 
     def add_user(
-        self, name: str, password: str, roles: Iterable[str] = ("FULL_ADMIN",), *, otp: str | None = None
+        self, name: str, password: str, roles: Collection[str] = ("FULL_ADMIN",), *, otp: str | None = None
     ) -> User:
         """A user who logs in with a password, and then with a one-time password if there is one."""
         return self.machine.add_user(name, password, roles, otp=otp)
@@ -126,6 +136,10 @@ class LabNas:
     def standby_of(self, urls: Iterable[str]) -> None:
         self.machine.standby_of = list(urls)
 
+    def stand_by(self, urls: Collection[str]) -> None:
+        """Be the standby of a controller that answers at these URLs; of none, where there are none."""
+        self.standby_of = urls
+
     def revoke_key(self, text: str) -> None:
         """Take a key away; sessions that are logged in stay so, see `lose_logins`."""
         self.machine.revoke(self._key(text))
@@ -134,12 +148,16 @@ class LabNas:
         """Let a key's time be over, as if its owner had set an end; no alert tells of it."""
         self._key(text).expires_at = self.machine.now()
 
-    def set_roles(self, text: str, roles: Iterable[str]) -> None:
+    def set_roles(self, text: str, roles: Collection[str]) -> None:
         """Change what the owner of a key may do; a session that is logged in feels it at its next call."""
         self._key(text).roles = frozenset(roles)
 
     def _key(self, text: str) -> ApiKey:
-        return self.machine.keys[int(text.partition("-")[0])]
+        number = text.partition("-")[0]
+        found = self.machine.keys.get(int(number)) if number.isdecimal() else None
+        if found is None:
+            raise ValueError(f"there is no API key with the number {number}")
+        return found
 
     def call(self, method: str, *params: Any) -> Any:
         """Call a method as root, as the web UI would: subscribers are told of what it changes."""
@@ -154,6 +172,8 @@ class LabNas:
             app.router.add_get("/api/boot_id", self._boot_id)
             app.router.add_get("/api/{endpoint}", self._endpoint)
         app.router.add_routes(rest.routes(self))
+        if self._controlled:
+            app.router.add_routes(control.routes(self))
         self.machine.boot_id = str(uuid4())
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=_STOP_WITHIN)
         await self._runner.setup()

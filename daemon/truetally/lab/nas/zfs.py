@@ -55,6 +55,12 @@ class Zfs:
         space.bear(root, _EMPTY)
         return self.pools[name]
 
+    def pool(self, name: str) -> Pool:
+        """The pool, or ENOENT."""
+        if name not in self.pools:
+            raise CallError(f"cannot open '{name}': no such pool", errno.ENOENT)
+        return self.pools[name]
+
     def imported(self) -> Iterator[Pool]:
         """The pools whose datasets can be seen."""
         return (pool for pool in self.pools.values() if pool.imported)
@@ -366,10 +372,8 @@ class Zfs:
 
     def export_pool(self, name: str) -> Pool:
         """Export a pool: it and its datasets are gone until `import_pool`."""
-        pool = self.pools.pop(name, None)
-        if pool is None:
-            raise CallError(f"cannot open '{name}': no such pool", errno.ENOENT)
-        self.exported[name] = pool
+        pool = self.exported[name] = self.pool(name)
+        del self.pools[name]
         for each in pool.root.below():
             del self.datasets[each.name]
         self.changes.names += 1
@@ -391,7 +395,7 @@ class Zfs:
 
     def start_scan(self, name: str, function: str = "SCRUB", takes: timedelta = timedelta(hours=1)) -> Scan:
         """Begin a scrub or resilver that takes so long."""
-        pool = self.pools[name]
+        pool = self.pool(name)
         if pool.scan is not None and pool.scan.state(self.now()) == "SCANNING":
             raise CallError(f"cannot scrub {name}: currently {pool.scan.function.lower()}ing", errno.EBUSY)
         pool.scan = Scan(function, self.now(), takes, pool.root.used_bytes)
