@@ -1,8 +1,11 @@
 """TrueNAS's query language and what the two engines show of datasets and snapshots."""
 
+from datetime import UTC, datetime
+
 import pytest
 
 from lab_nas.nas_client import logged_in
+from truetally.lab.nas import LabNas
 from truetally.lab.nas.failures import Invalid, MatchNotFound
 from truetally.lab.nas.query import checked
 
@@ -113,6 +116,18 @@ async def test_the_new_engine_shows_a_fixed_set_of_properties(nas25_04, nas):
         row = await client.call("pool.dataset.query", [["id", "=", "tank/k8s"]], asked)
     assert row["referenced"]["parsed"] == row["used"]["parsed"]
     assert "available" not in row
+
+
+@pytest.mark.parametrize("version", ["25.04", "25.10"])
+def test_zfs_knows_when_something_was_made_to_the_second(version):
+    lab = LabNas(version, now=lambda: datetime(2026, 1, 1, 12, 0, 0, 999_999, tzinfo=UTC))
+    lab.zfs.create_pool("tank")
+    lab.zfs.take("tank", "s")
+    snapshots = "zfs.snapshot.query" if version == "25.04" else "pool.snapshot.query"
+    made = lab.call("pool.dataset.query", [], {"get": True})["creation"]
+    taken = lab.call(snapshots, [], {"get": True, "extra": {"properties": ["creation"]}})["properties"]
+    for each in (made, taken["creation"]):
+        assert each["parsed"] == {"$date": int(each["rawvalue"]) * 1000}
 
 
 async def test_a_flat_walk_without_children_needs_a_filter(nas25_04, nas):

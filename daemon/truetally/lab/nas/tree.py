@@ -136,7 +136,7 @@ def _ratio(dataset: Dataset) -> Row:
 
 
 def _properties(dataset: Dataset, pools: Mapping[str, Pool]) -> Row:
-    created = int(dataset.created_at.timestamp())
+    created = dataset.created_at.replace(microsecond=0)
     where = mountpoint(dataset.name)
     guid, txg = str(dataset.guid), str(dataset.txg)
     return {
@@ -144,7 +144,7 @@ def _properties(dataset: Dataset, pools: Mapping[str, Pool]) -> Row:
         **_encryption(dataset),
         "compressratio": _ratio(dataset),
         "origin": _property(dataset.origin, dataset.origin, dataset.origin, "NONE"),
-        "creation": _property(str(created), date(dataset.created_at), dataset.created_at.ctime(), "NONE"),
+        "creation": _property(str(int(created.timestamp())), date(created), created.ctime(), "NONE"),
         "used": _size(dataset.used_bytes),
         "usedbychildren": _size(dataset.children_bytes),
         "usedbydataset": _size(dataset.own_bytes),
@@ -285,9 +285,10 @@ def snapshot_user_properties(snapshot: Snapshot, zfs: Zfs) -> dict[str, tuple[st
 def _snapshot_properties(
     snapshot: Snapshot, zfs: Zfs, wanted: Collection[str] | None, *, newest: bool
 ) -> Row:
+    created = snapshot.created_at.replace(microsecond=0)
     plain: dict[str, Callable[[], tuple[str, Any]]] = {
         "type": lambda: ("snapshot", "snapshot"),
-        "creation": lambda: (str(int(snapshot.created_at.timestamp())), date(snapshot.created_at)),
+        "creation": lambda: (str(int(created.timestamp())), date(created)),
         "used": lambda: (str(snapshot.used_bytes), snapshot.used_bytes),
         "referenced": lambda: (str(snapshot.referenced_bytes), snapshot.referenced_bytes),
         "createtxg": lambda: (str(snapshot.txg), str(snapshot.txg)),
