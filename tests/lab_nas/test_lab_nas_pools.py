@@ -1,6 +1,7 @@
 """Pools: devices fail, scrubs run by the clock, exports take datasets along; and what the NAS reports."""
 
 import asyncio
+import errno
 import json
 import os
 from datetime import UTC, datetime, timedelta
@@ -10,6 +11,7 @@ import jsonschema
 import pytest
 
 from truetally.lab.nas import LabNas, pools, reporting
+from truetally.lab.nas.failures import CallError
 from truetally.lab.nas.machine import VERSIONS, Event
 from truetally.lab.nas.pool import Vdev, disk_name, group
 
@@ -285,6 +287,20 @@ def test_every_graph_that_is_named_can_be_asked_for(version, clock):
             assert len(answer["aggregations"]["mean"]) == len(set(answer["legend"]) - {"time"})
 
 
+def test_one_graph_is_told_for_all_that_it_is_drawn_for(lab):
+    disks = lab.call("reporting.netdata_graphs", [["name", "=", "disk"]], {"get": True})["identifiers"]
+    asked = [{"name": "disk", "identifier": each} for each in disks]
+    assert lab.call("reporting.netdata_graph", "disk") == lab.call("reporting.netdata_get_data", asked)
+    (memory,) = lab.call("reporting.netdata_graph", "memory", {"unit": "DAY"})
+    assert (memory["identifier"], memory["end"] - memory["start"]) == (None, 86400)
+
+
+def test_a_graph_that_there_is_not_is_not_found(lab):
+    with pytest.raises(CallError, match="'nonsense' is not a valid graph plugin") as refused:
+        lab.call("reporting.netdata_graph", "nonsense")
+    assert refused.value.number == errno.ENOENT
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_sample_moves_with_the_clock(version, clock):
     lab = a_lab(version, clock)
@@ -406,6 +422,8 @@ def test_datasets_keys_and_reports_fit_the_real_schemas(version, clock):
         _fits(version, f"reporting.{kind}graphs", lab.call(f"reporting.{kind}graphs"))
         disk = [{"name": "disk", "identifier": "sda"}]
         _fits(version, f"reporting.{kind}get_data", lab.call(f"reporting.{kind}get_data", disk, {}))
+    if version != "22.12":
+        _fits(version, "reporting.netdata_graph", lab.call("reporting.netdata_graph", "disk"))
 
 
 @with_contract

@@ -9,6 +9,7 @@ version's `reporting.netdata_get_data` accepts.
 
 from __future__ import annotations
 
+import errno
 import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -149,11 +150,26 @@ def graphs(caller: Caller, filters: Any = (), options: Any = None) -> Any:
 @method("reporting.get_data", "REPORTING_READ")
 def get_data(caller: Caller, graphs: Any, query: Any = None) -> list[Row]:
     """Graphs over the last hour, day and so on, or from a start to an end in seconds since 1970."""
-    defaults: Row = {"unit": None, "page": 1, "aggregate": True, "start": None, "end": None}
-    given = filled(query or {}, defaults, where="query")
+    given = _asked_of_time(query)
     if not isinstance(graphs, list) or not graphs:
         raise Invalid.at("graphs", "List should have at least 1 item after validation, not 0")
     return [_data(caller.machine, each, given) for each in graphs]
+
+
+@method("reporting.netdata_graph", "REPORTING_READ", since=(23, 10))
+def netdata_graph(caller: Caller, name: Any, query: Any = None) -> list[Row]:
+    """One graph, for each of what it is drawn for; the text of the refusal is inferred."""
+    graph, machine = _GRAPHS.get(name), caller.machine
+    if graph is None or machine.number >= graph.until:
+        raise CallError(f"{name!r} is not a valid graph plugin.", errno.ENOENT)
+    identifiers = graph.per(machine) if graph.per is not None else [None]
+    given = _asked_of_time(query)
+    return [_data(machine, {"name": name, "identifier": each}, given) for each in identifiers]
+
+
+def _asked_of_time(query: Any) -> Row:
+    defaults: Row = {"unit": None, "page": 1, "aggregate": True, "start": None, "end": None}
+    return filled(query or {}, defaults, where="query")
 
 
 def _data(machine: Machine, asked: Row, given: Row) -> Row:
