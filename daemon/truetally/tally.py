@@ -53,7 +53,7 @@ _KINDS: Mapping[str, tuple[Kind, ...]] = {
     "dataset": (Kind.DATASET,),
     "snapshot": (Kind.SNAPSHOT, Kind.VOLUME_SNAPSHOT, Kind.VOLUME_SNAPSHOT_CONTENT),
     "share": (Kind.NFS_SHARE, Kind.SMB_SHARE),
-    "target": (Kind.ISCSI_TARGET,),
+    "target": (Kind.ISCSI_TARGET, Kind.NVME_SUBSYSTEM),
 }
 
 
@@ -407,7 +407,7 @@ def _state(backing: chains.Backing | None, dataset: truenas.Dataset | None) -> s
 
 
 def _names(ref: Ref, world: World) -> tuple[str, ...]:
-    """What a person may call an object: shares by path or name, targets by name or IQN, claims also bare."""
+    """What a person may call an object: shares by path or name, targets by name, IQN or NQN, claims bare."""
     node = world.node(ref)
     share = value_of(node, truenas.NfsShare)
     if share is not None:
@@ -419,6 +419,9 @@ def _names(ref: Ref, world: World) -> tuple[str, ...]:
     if target is not None:
         system = world.system(ref.source)
         return ref.name, target.name, f"{system.iscsi_basename if system else ''}:{target.name}"
+    subsystem = value_of(node, truenas.NvmeSubsystem)
+    if subsystem is not None:
+        return ref.name, subsystem.name, subsystem.nqn
     claim = value_of(node, k8s.PersistentVolumeClaim) or value_of(node, k8s.VolumeSnapshot)
     return (ref.name, claim.name) if claim is not None else (ref.name,)
 
