@@ -293,6 +293,8 @@ def test_one_graph_is_told_for_all_that_it_is_drawn_for(lab):
     assert lab.call("reporting.netdata_graph", "disk") == lab.call("reporting.netdata_get_data", asked)
     (memory,) = lab.call("reporting.netdata_graph", "memory", {"unit": "DAY"})
     assert (memory["identifier"], memory["end"] - memory["start"]) == (None, 86400)
+    (load,) = lab.call("reporting.netdata_graph", "load")
+    assert load["legend"] == ["time", "shortterm", "midterm", "longterm"]
 
 
 def test_a_graph_that_there_is_not_is_not_found(lab):

@@ -3,7 +3,8 @@
 No disk is ever read here, so the numbers are made up: each is a smooth function of the
 clock and of what it is about, so that it moves, stays within what real hardware does, and
 is the same for everyone who asks about the same moment. The columns of the graphs are
-inferred, as the contract leaves them open; the names of graphs are those that each
+inferred, as the contract leaves them open (those of `cpu`, `load`, `memory`, `arcsize` and
+`interface` are what the client `aiotruenas` looks for); the names of graphs are those that each
 version's `reporting.netdata_get_data` accepts.
 """
 
@@ -95,7 +96,7 @@ _GRAPHS: Mapping[str, Graph] = {
     "load": Graph(
         "System Load Average",
         "Processes",
-        ("load1", "load5", "load15"),
+        ("shortterm", "midterm", "longterm"),
         lambda _, at: (4 * _wave("load", at), 2 + 2 * _wave("load", at / 5), 2 + _wave("load", at / 15)),
     ),
     "memory": Graph(
