@@ -21,11 +21,7 @@ from truetally.sources.truenas.calls import (
     Reply,
     Unsubscribed,
     failure,
-    members,
-    moment,
 )
-
-__all__ = ["CallFailed", "Change", "Fault", "JsonRpc", "members", "moment"]
 
 _BY_CODE = {-32601: Fault.NO_METHOD, -32000: Fault.BUSY, -32602: Fault.INVALID}
 
