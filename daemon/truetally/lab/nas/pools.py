@@ -26,7 +26,7 @@ from truetally.lab.nas.table import Caller, filled, method
 _SCRUB_TAKES = timedelta(hours=1)
 _SCHEDULE = {"minute": "00", "hour": "00", "dom": "*", "month": "*", "dow": "7"}
 _THRESHOLD_DAYS = 35
-_TOLD_EVERY = timedelta(seconds=2)
+TOLD_EVERY = timedelta(seconds=2)
 _ERRORS = ("read_errors", "write_errors", "checksum_errors")
 
 
@@ -103,7 +103,7 @@ def tell_scans(machine: Machine) -> None:
         machine.emit(Event("changed", collection, None, fields))
 
 
-async def watch_scans(machine: Machine, every: timedelta = _TOLD_EVERY) -> None:
+async def watch_scans(machine: Machine, every: timedelta = TOLD_EVERY) -> None:
     """Tell of scans as the real one does, until cancelled."""
     while True:
         tell_scans(machine)

@@ -19,7 +19,7 @@ import structlog
 from aiohttp import web
 
 from truetally.clock import Clock
-from truetally.lab.nas import control, rest
+from truetally.lab.nas import control, pools, rest
 from truetally.lab.nas.connection import Connection
 from truetally.lab.nas.ddp import Ddp
 from truetally.lab.nas.envelope import JsonRpc
@@ -59,6 +59,7 @@ class LabNas:
 
     Args:
         control: whether `/lab/` answers, see control.py.
+        scans_told_every: how often subscribers are told how far a scrub or resilver is.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class LabNas:
         hostname: str = "lab-nas",
         idle_close_after: timedelta | None = None,
         control: bool = False,
+        scans_told_every: timedelta = pools.TOLD_EVERY,
     ) -> None:
         self.machine = Machine(version, hostname=hostname, now=now)
         self.ssh = Ssh(self.machine)
@@ -83,6 +85,8 @@ class LabNas:
         self._restarting: asyncio.Task[None] | None = None
         self._tls = tls
         self._controlled = control
+        self._scans_told_every = scans_told_every
+        self._watching_scans: asyncio.Task[None] | None = None
         self._runner: web.AppRunner | None = None
         self._address = ("127.0.0.1", 0)
         self._administrator = Caller(
@@ -181,6 +185,8 @@ class LabNas:
         await site.start()
         self._address = (host, self._runner.addresses[0][1])
         self.machine.listeners.append(self._tell)
+        watching = pools.watch_scans(self.machine, self._scans_told_every)
+        self._watching_scans = asyncio.create_task(watching, name="lab NAS scans")
         log.info("lab NAS started", url=self.url, version=self.machine.version)
         return self.url
 
@@ -192,6 +198,8 @@ class LabNas:
         if self._runner is None:
             return
         runner, self._runner = self._runner, None
+        if self._watching_scans is not None:
+            self._watching_scans.cancel()
         self.machine.listeners.remove(self._tell)
         self.awake.set()
         self.drop_connections()
