@@ -2,9 +2,12 @@
 
 import errno
 
+import pytest
+
 from lab_nas.nas_client import logged_in
 from truetally.lab.nas import LabNas
 from truetally.lab.nas.driver import Driver
+from truetally.lab.nas.failures import Invalid
 from truetally.lab.nas.machine import VERSIONS
 
 
@@ -28,6 +31,23 @@ async def test_a_refused_delete_has_already_cut_the_share_off(nas):
         assert error["data"]["error"] == errno.EBUSY
         assert await client.call("sharing.nfs.query") == []
         assert await client.call("pool.dataset.get_instance", "tank/k8s/v")
+
+
+def test_what_a_share_was_before_an_update_is_free_again():
+    lab = LabNas("25.10")
+    lab.zfs.create_pool("tank")
+    for name in ("a", "b"):
+        lab.ssh.create_dataset(f"tank/{name}")
+    lab.call("sharing.nfs.create", {"path": "/mnt/tank/a"})
+    lab.call("sharing.smb.create", {"name": "One", "path": "/mnt/tank/a"})
+    lab.call("sharing.nfs.update", 1, {"path": "/mnt/tank/b"})
+    lab.call("sharing.smb.update", 1, {"name": "Two"})
+    lab.call("sharing.nfs.create", {"path": "/mnt/tank/a"})
+    lab.call("sharing.smb.create", {"name": "ONE", "path": "/mnt/tank/a"})
+    with pytest.raises(Invalid, match="already exports"):
+        lab.call("sharing.nfs.create", {"path": "/mnt/tank/b"})
+    with pytest.raises(Invalid, match="already exists"):
+        lab.call("sharing.smb.create", {"name": "tWO", "path": "/mnt/tank/a"})
 
 
 async def test_children_refuse_a_delete_before_anything_is_cut(nas):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import secrets
 import string
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
@@ -158,7 +158,15 @@ def _secret() -> str:
     return "".join(secrets.choice(_ALPHABET) for _ in range(64))
 
 
-_INDEXED = ("name", "target", "extent")
+_INDEXED = ("name", "path", "target", "extent")
+# The index of names for those who do not tell large letters from small ones.
+FOLDED = "folded name"
+
+
+def _keys(row: Row) -> Iterator[tuple[str, Any]]:
+    yield from ((name, row[name]) for name in _INDEXED if name in row)
+    if "name" in row:
+        yield FOLDED, str(row["name"]).casefold()
 
 
 class Table:
@@ -192,18 +200,18 @@ class Table:
             self._leave(row)
 
     def where(self, field: str, value: Any) -> list[Row]:
-        """The rows with this value in an indexed field."""
+        """The rows with this value in an indexed field, or with this name but for its case (FOLDED)."""
         return [self.rows[row_id] for row_id in sorted(self._index.get((field, value), ()))]
 
     def _enter(self, row: Row) -> None:
-        for name in _INDEXED:
-            if name in row:
-                self._index.setdefault((name, row[name]), set()).add(row["id"])
+        for key in _keys(row):
+            self._index.setdefault(key, set()).add(row["id"])
 
     def _leave(self, row: Row) -> None:
-        for name in _INDEXED:
-            if name in row:
-                self._index[name, row[name]].discard(row["id"])
+        for key in _keys(row):
+            self._index[key].discard(row["id"])
+            if not self._index[key]:
+                del self._index[key]
 
 
 class Machine:

@@ -8,7 +8,7 @@ from typing import Any
 
 from truetally.lab.nas.checks import texts
 from truetally.lab.nas.failures import CallError, InstanceNotFound, Invalid
-from truetally.lab.nas.machine import Machine, Row
+from truetally.lab.nas.machine import FOLDED, Machine, Row
 from truetally.lab.nas.nvmet import namespaces_under
 from truetally.lab.nas.query import checked
 from truetally.lab.nas.replication import tasks_under
@@ -253,19 +253,16 @@ def _check_unique(machine: Machine, kind: str, given: Row) -> None:
     if kind not in _TAKEN:
         return
     name = str(given["name"])
-    same = machine.tables[kind].where("name", name)
-    if kind == "sharing.smb" and not same:
-        rows = machine.tables[kind].rows.values()
-        same = [row for row in rows if str(row["name"]).casefold() == name.casefold()]
-    if same:
+    table = machine.tables[kind]
+    if table.where(FOLDED, name.casefold()) if kind == "sharing.smb" else table.where("name", name):
         where, text = _TAKEN[kind]
         raise Invalid.at(where, text, errno.EEXIST)
 
 
 def _check_export(machine: Machine, given: Row) -> None:
     """Two shares of one path must be for different networks or hosts."""
-    for row in machine.tables["sharing.nfs"].rows.values():
-        if row["path"] == given["path"] and _overlap(row, given):
+    for row in machine.tables["sharing.nfs"].where("path", given["path"]):
+        if _overlap(row, given):
             text = "Another NFS share already exports this dataset for some network"
             raise Invalid.at("sharingnfs_create.networks", text)
 
