@@ -610,6 +610,17 @@ async def test_a_stalled_nas_answers_when_it_goes_on(nas, rest):
     assert (await asyncio.wait_for(waiting, 10))["name"] == "a"
 
 
+async def test_an_answer_held_back_comes_after_that_of_another_request(nas, rest):
+    nas.faults.hold("nvmet.subsys.create")
+    waiting = asyncio.create_task(rest.post("nvmet/subsys", {"name": "a"}))
+    async with asyncio.timeout(10):
+        while not nas.machine.tables["nvmet.subsys"].rows:
+            await asyncio.sleep(0.01)
+    assert not (await asyncio.wait({waiting}, timeout=0.1))[0]
+    assert [each["name"] for each in await rest.get("nvmet/subsys")] == ["a"]
+    assert (await asyncio.wait_for(waiting, 10))["name"] == "a"
+
+
 async def test_a_restart_loses_the_call_and_answers_again(nas, rest):
     nas.faults.restart("nvmet.subsys.create")
     with contextlib.suppress(aiohttp.ClientError, AssertionError):

@@ -52,6 +52,21 @@ def busy():
     return lab
 
 
+@pytest.mark.parametrize(("before", "after"), [("24.10", "25.10"), ("25.10", "24.10")])
+def test_which_services_there_are_is_the_versions(before, after):
+    old, new = LabNas(before), LabNas(after)
+    assert {before: "nvmet" in old.machine.services, after: "nvmet" in new.machine.services} == {
+        "24.10": False,
+        "25.10": True,
+    }
+    old.machine.set_service("nfs", running=False)
+    state.load(new.machine, through_json(state.dump(old.machine)))
+    services = {row["service"]: row["state"] for row in new.call("service.query")}
+    assert services["nfs"] == "STOPPED"
+    assert ("nvmet" in services) == (after == "25.10")
+    assert len({row["id"] for row in new.call("service.query")}) == len(services)
+
+
 def test_a_dump_loads_into_another_machine_and_dumps_the_same(busy):
     dumped = through_json(state.dump(busy.machine, secrets=True))
     other = LabNas("25.10", now=busy.machine.now)

@@ -2,7 +2,8 @@
 
 Which fault a call meets is decided here; what it looks like on the wire, in the connection. What is asked
 before a session begins has a name too: `connect` is the opening of `/websocket`, and the path is that of an
-HTTP request (`/api/versions`, `/api/current`, `/websocket`); ANY means calls alone.
+HTTP request (`/api/versions`, `/api/current`, `/websocket`); ANY means calls alone. A REST request is the
+call of its method, and meets every fault of one.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ class Faults:
         self.planned.append(Fault(Kind.RESTART, method, nth, times))
 
     def hold(self, method: str, *, nth: int = 1, times: int = 1) -> None:
-        """Hold the answer back until another one of that connection has been sent."""
+        """Hold the answer back until another one of that connection (REST: any other one) has been sent."""
         self.planned.append(Fault(Kind.HOLD, method, nth, times))
 
     def lose(self, collection: str, *, nth: int = 1, times: int = 1) -> None:

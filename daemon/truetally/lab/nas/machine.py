@@ -169,6 +169,10 @@ def _keys(row: Row) -> Iterator[tuple[str, Any]]:
         yield FOLDED, str(row["name"]).casefold()
 
 
+def _services(version: Version) -> tuple[str, ...]:
+    return ("nfs", "cifs", "iscsitarget", "ssh", "snmp", *(["nvmet"] if version >= (25, 10) else []))
+
+
 class Table:
     """The rows of one kind by id, indexed by what they are looked up by; ids are never used twice."""
 
@@ -246,7 +250,7 @@ class Machine:
         self.alerts: dict[str, Row] = {}
         self.services = {
             name: {"id": number, "service": name, "enable": True, "state": "RUNNING", "pids": [1000 + number]}
-            for number, name in enumerate(("nfs", "cifs", "iscsitarget", "ssh", "snmp"), start=1)
+            for number, name in enumerate(_services(self.number), start=1)
         }
         self.listeners: list[Callable[[Event], None]] = []
 

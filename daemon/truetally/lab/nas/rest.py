@@ -74,6 +74,7 @@ class _Target:
 class _Rest:
     def __init__(self, nas: LabNas) -> None:
         self._nas = nas
+        self._held: list[asyncio.Event] = []
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         await self._nas.awake.wait()
@@ -104,8 +105,17 @@ class _Rest:
             value = call(caller, target.method, arguments)
         except NasRefusal as refused:
             await self._nas.awake.wait()
-            return _refusal(refused)
-        return await self._deliver(request, value, fault)
+            return self._answered(_refusal(refused))
+        if fault is not None and fault.kind is Kind.HOLD:
+            # There is one answer at a time on an HTTP connection, so any other request lets go of it.
+            self._held.append(released := asyncio.Event())
+            await released.wait()
+        return self._answered(await self._deliver(request, value, fault))
+
+    def _answered(self, reply: web.StreamResponse) -> web.StreamResponse:
+        while self._held:
+            self._held.pop().set()
+        return reply
 
     async def _deliver(self, request: web.Request, value: Any, fault: Fault | None) -> web.StreamResponse:
         await self._nas.awake.wait()

@@ -228,6 +228,8 @@ def load(machine: Machine, data: Any) -> None:
         raise ValueError(f"the state has tables that the lab does not know: {', '.join(sorted(unknown))}")
     machine.tables.update({name: Table() for name in machine.tables} | tables)
     machine.keys, machine.users = keys, users
+    # Which services there are is the version's, and not the dump's.
+    plain["services"] = {name: plain["services"].get(name, row) for name, row in machine.services.items()}
     for name, value in plain.items():
         setattr(machine, name, value)
     # Others hold on to the machine's Zfs, so it stays and changes its content.
