@@ -26,10 +26,15 @@ from truetally.lab.world import LabWorld
 
 
 class Relay:
-    """Carries the connections to a port, and counts what comes back."""
+    """Carries the connections to a port, and counts what comes back.
 
-    def __init__(self, port: int) -> None:
+    Args:
+        plain: hide that the daemon offers to take compressed messages.
+    """
+
+    def __init__(self, port: int, *, plain: bool) -> None:
         self._port = port
+        self._plain = plain
         self.received_bytes = 0
         self.sent_bytes = 0
         self._server: asyncio.Server | None = None
@@ -52,6 +57,8 @@ class Relay:
             while data := await reader.read(1 << 18):
                 if up:
                     self.sent_bytes += len(data)
+                    if self._plain:
+                        data = data.replace(b"Sec-WebSocket-Extensions:", b"X-Hidden-From-The-Server:")
                 else:
                     self.received_bytes += len(data)
                 writer.write(data)
@@ -59,7 +66,9 @@ class Relay:
         writer.close()
 
 
-async def measure(version: str, volumes: int, snapshots: int, minutes: float) -> dict[str, Any]:
+async def measure(
+    version: str, volumes: int, snapshots: int, minutes: float, *, plain: bool
+) -> dict[str, Any]:
     age = timedelta(days=30)
     world = LabWorld(lambda: datetime.now(UTC) - age, version)
     world.furnish()
@@ -71,7 +80,7 @@ async def measure(version: str, volumes: int, snapshots: int, minutes: float) ->
         await world.cluster.start()
         await stage.receiver.start()
         stage.write_files()
-        relay = Relay(world.nas.port)
+        relay = Relay(world.nas.port, plain=plain)
         _lead_through(stage, await relay.start())
         try:
             return await _on(stage, relay, volumes, minutes)
@@ -124,9 +133,12 @@ def main() -> None:
     parser.add_argument("--volumes", type=int, default=10_000)
     parser.add_argument("--snapshots-per-volume", type=int, default=10)
     parser.add_argument("--minutes", type=float, default=3.0)
+    parser.add_argument("--plain", action="store_true", help="as with a NAS that does not compress")
     args = parser.parse_args()
     logs.configure("console", "warning")
-    found = asyncio.run(measure(args.version, args.volumes, args.snapshots_per_volume, args.minutes))
+    found = asyncio.run(
+        measure(args.version, args.volumes, args.snapshots_per_volume, args.minutes, plain=args.plain)
+    )
     print(json.dumps({k: round(v, 3) if isinstance(v, float) else v for k, v in found.items()}, indent=2))
 
 

@@ -243,6 +243,7 @@ async def _resource_entries(session: Session, path: str, type_: Any, *, children
         "paths": [path],
         "properties": _RESOURCE_PROPERTIES,
         "get_user_properties": True,
+        "get_source": False,
         "get_children": children,
     }
     return await session.permitted("ZFS_RESOURCE_READ", "zfs.resource.query", query, type_=type_)
