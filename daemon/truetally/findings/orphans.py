@@ -14,6 +14,7 @@ from enum import StrEnum
 import msgspec
 
 from truetally.csi import democratic_csi as csi
+from truetally.findings.ownership import IGNORE, Ownership, exemption_mark, ownership
 from truetally.findings.rule import Clear, Evidence, Judgement, Order, Reread, Rule
 from truetally.findings.volumes import ignored, nas_of_volume
 from truetally.graph import chains
@@ -25,8 +26,6 @@ from truetally.model.memories import MemoryKind
 from truetally.model.refs import Kind, Ref
 from truetally.model.truenas import Dataset, DatasetUse, Origin
 from truetally.settings import DriverSettings
-
-IGNORE = "truetally:ignore"
 
 # Whatever may refer to a dataset, in Kubernetes; all of it is read again before an accusation.
 REFERRING = frozenset(
@@ -82,111 +81,6 @@ class Condition(msgspec.Struct, frozen=True):
     holds: bool | None
     text: str
     otherwise: Verdict
-
-
-class Ownership(msgspec.Struct, frozen=True):
-    """Whether a dataset below a parent is provably a volume of a watched cluster."""
-
-    proven: bool
-    exclusive: bool
-    text: str
-    driver: DriverSettings | None = None
-
-
-def ownership(world: World, nas: str, dataset: Dataset) -> Ownership:
-    """Conditions 2 and 3: is the parent ours, and nobody else's?
-
-    democratic-csi writes no cluster id. A parent is ours if the operator says so, or if a live volume of a
-    watched cluster lies in it. In a parent only learned from live volumes, a neighbour we don't watch
-    could have made the dataset: there it must carry an instance id that our volumes carry, or have been seen
-    with its PersistentVolume before.
-    """
-    configured = world.drivers_of_parent(nas, dataset.parent)
-    stamp = world.graph.stamp(dataset)
-    if foreign := _foreign_children(world, nas, dataset, configured):
-        if _carries_our_marker(dataset, configured):
-            return Ownership(True, True, "it carries the marker of a watched cluster", configured[0])
-        return Ownership(True, False, f"{dataset.parent} also holds volumes of {foreign}")
-    if configured:
-        if problem := _other_instance(dataset, configured):
-            return Ownership(True, False, problem)
-        driver = configured[0]
-        return Ownership(
-            True, True, f"{dataset.parent} is configured as the parent of {driver.driver}", driver
-        )
-    live = _live_volume_in(world, nas, dataset.parent)
-    if live is None:
-        return Ownership(
-            False,
-            False,
-            f"no live volume lies in {dataset.parent}, and no configured driver has it as parent",
-        )
-    if stamp.instance_id and (stamp.provisioner_driver, stamp.instance_id) in _ours(world):
-        return Ownership(
-            True, True, f"it carries our instance id {stamp.instance_id}, and {live} lies beside it"
-        )
-    if world.graph.remembered(MemoryKind.VOLUME, csi.own(dataset, csi.VOLUME_NAME)) is not None:
-        return Ownership(True, True, f"its PersistentVolume was seen before, and {live} lies beside it")
-    return Ownership(
-        True,
-        False,
-        f"{live} lies beside it, but without an instance_id a cluster that is not watched could own it; "
-        f"name {dataset.parent} under `drivers` if it is only yours",
-    )
-
-
-def _ours(world: World) -> set[tuple[str, str]]:
-    return {who for who, count in world.graph.provisioners().items() if count > 0}
-
-
-def _foreign_children(world: World, nas: str, dataset: Dataset, configured: list[DriverSettings]) -> str:
-    """Who else has volumes beside it: another instance, another driver, another cluster's marker."""
-    ours = _ours(world)
-    drivers = {driver for driver, _ in ours}
-    instances = {instance for _, instance in ours} | {d.instance_id or "" for d in configured}
-    markers = {_marker(d) for d in configured}
-    for stamp, count in world.graph.stamps(nas, dataset.parent).items():
-        if count <= 0:
-            continue
-        if instances and stamp.instance_id not in instances:
-            return f"instance {stamp.instance_id or '(none)'}"
-        # An instance id that is ours says more than the kind of driver, which may be replaced.
-        if drivers and not stamp.instance_id and stamp.provisioner_driver not in drivers:
-            return f"driver {stamp.provisioner_driver or '(none)'}"
-        if stamp.marker and stamp.marker not in markers:
-            return f"the cluster marked {stamp.marker}"
-    return ""
-
-
-def _marker(driver: DriverSettings) -> str:
-    return f"{driver.marker_property}={driver.marker_value}" if driver.marker_property else ""
-
-
-def _carries_our_marker(dataset: Dataset, configured: list[DriverSettings]) -> bool:
-    return any(
-        d.marker_property and csi.own(dataset, d.marker_property) == d.marker_value for d in configured
-    )
-
-
-def _other_instance(dataset: Dataset, configured: list[DriverSettings]) -> str:
-    instance = csi.own(dataset, csi.INSTANCE_ID)
-    if any((d.instance_id or "") == instance for d in configured):
-        return ""
-    wanted = ", ".join(d.instance_id or "(none)" for d in configured)
-    return f"its instance id is {instance or '(none)'}, and the configured one is {wanted}"
-
-
-def _live_volume_in(world: World, nas: str, parent: str) -> str | None:
-    """The name of a live volume whose dataset lies directly below the parent."""
-    for child in chains.children_of(world, nas, parent):
-        for ref in world.sharing(f"h:{child.name.rpartition('/')[2]}", Kind.PERSISTENT_VOLUME):
-            volume = world.volume(ref)
-            if volume is None or not csi.is_provisioned(volume):
-                continue
-            found = chains.backing(world, ref)
-            if found is not None and found.dataset == child and found.strength == chains.EXACT:
-                return ref.name
-    return None
 
 
 def conditions(world: World, ref: Ref) -> tuple[Condition, ...]:
@@ -357,7 +251,7 @@ def _readable(world: World, ref: Ref, dataset: Dataset) -> Condition:
 
 
 def _not_exempt(world: World, ref: Ref, dataset: Dataset) -> Condition:
-    if (mark := csi.own(dataset, IGNORE)) and mark.lower() not in ("false", "0", "no", "off"):
+    if mark := exemption_mark(dataset):
         return Condition(10, False, f"it is exempted by its property {IGNORE}={mark}", Verdict.EXEMPT)
     return Condition(10, True, "nobody has exempted it", Verdict.EXEMPT)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from truetally.csi import democratic_csi as csi
-from truetally.findings.orphans import ownership
+from truetally.findings.ownership import ownership
 from truetally.findings.rule import Clear, Evidence, Judgement, Order, Reread, Rule
 from truetally.findings.volumes import ignored
 from truetally.graph import chains
