@@ -15,6 +15,7 @@ from truetally.graph.graph import Changes, Graph
 from truetally.graph.world import World
 from truetally.model import kubernetes as k8s
 from truetally.model import truenas
+from truetally.model.findings import Finding
 from truetally.model.observations import Listed, Seen, Value
 from truetally.model.refs import KUBERNETES_KINDS, TRUENAS_KINDS, Kind, Ref
 from truetally.settings import Settings
@@ -218,6 +219,9 @@ _KINDS: Mapping[type, Kind] = {
     truenas.SnapshotTask: Kind.SNAPSHOT_TASK,
     truenas.ReplicationTask: Kind.REPLICATION_TASK,
     truenas.System: Kind.SYSTEM,
+    truenas.ApiKey: Kind.API_KEY,
+    truenas.Service: Kind.SERVICE,
+    truenas.Alert: Kind.ALERT,
 }
 
 
@@ -237,8 +241,10 @@ def ref_of(value: Value, source: str | None = None) -> Ref:
             name = f"{value.machine}>{value.share}"
         case truenas.System():
             name = source
-        case truenas.Pool():
+        case truenas.Pool() | truenas.Service():
             name = value.name
+        case truenas.Alert():
+            name = value.uuid
         case _ if hasattr(value, "namespace"):
             name = f"{value.namespace}/{value.name}"  # type: ignore[union-attr]
         case _ if kind in TRUENAS_KINDS:
@@ -258,8 +264,12 @@ def world(
     incomplete: Iterable[tuple[str, Kind]] = (),
     now: datetime = NOW,
     ticks: float = 100.0,
+    told: Iterable[Finding] = (),
 ) -> World:
-    """A world in which these objects have been seen, and all kinds listed in full but the named ones."""
+    """A world in which these objects have been seen, and all kinds listed in full but the named ones.
+
+    `told` are the findings that are open already.
+    """
     config = config or settings()
     graph = Graph(marker_properties=[d.marker_property for d in config.drivers if d.marker_property])
     changes = Changes()
@@ -276,7 +286,8 @@ def world(
             if (source, kind) not in missing:
                 names = frozenset(graph.nodes(source, kind))
                 graph.apply(Listed(source, kind, names, 1.0), changes)
-    return World(graph, config, now, ticks)
+    standing = {(finding.rule, finding.subject): finding for finding in told}
+    return World(graph, config, now, ticks, lambda rule, subject: standing.get((rule, subject)))
 
 
 def judge(rule: str, subject: Ref, in_world: World) -> Judgement | None:

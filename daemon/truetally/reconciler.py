@@ -117,7 +117,8 @@ class Reconciler:
 
     def world(self) -> World:
         """The world at this moment."""
-        return World(self.graph, self.settings, self._clock.now(), self._clock.ticks())
+        now, ticks = self._clock.now(), self._clock.ticks()
+        return World(self.graph, self.settings, now, ticks, self.ledger.told)
 
     async def emit(self, observations: Sequence[Observation]) -> None:
         """Takes observations from a source; waits while the queue is full."""

@@ -51,6 +51,11 @@ class Ledger:
         entry = self._entries.get(fingerprint(rule, subject))
         return entry.finding if entry is not None else None
 
+    def told(self, rule: str, subject: Ref) -> Finding | None:
+        """The finding of a rule on a subject that is open or held: proven once, and not resolved."""
+        finding = self.finding(rule, subject)
+        return finding if finding is not None and finding.state is not State.PENDING else None
+
     def pending(self, print_: str) -> Finding | None:
         """A suspicion that still stands, by fingerprint."""
         entry = self._entries.get(print_)

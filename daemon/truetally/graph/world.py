@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from collections.abc import Set as AbstractSet
 from datetime import datetime
 from fnmatch import fnmatchcase
@@ -13,6 +13,7 @@ import msgspec
 from truetally.graph.graph import Graph, Node, value_of
 from truetally.model import kubernetes as k8s
 from truetally.model import truenas
+from truetally.model.findings import Finding
 from truetally.model.refs import KUBERNETES_KINDS, Kind, Ref
 from truetally.settings import DriverSettings, Exemption, Settings
 
@@ -24,20 +25,34 @@ class Gap(msgspec.Struct, frozen=True):
     starting: bool = False
 
 
+def _nothing_told(_rule: str, _subject: Ref) -> Finding | None:
+    return None
+
+
 class World:
-    """A view of the graph at one moment.
+    """A view of the graph at one moment, and of what has been told of it.
 
     Attributes:
         now: the wall clock, for ages of objects.
         ticks: monotonic seconds, for the order of evidence.
+        told: the finding of a rule on a subject that people know of and that has not resolved: open or held.
+            A rule asks it only for hysteresis: what has been told may take a little more to be taken back.
         memo: what several rules would otherwise work out again about the same subject.
     """
 
-    def __init__(self, graph: Graph, settings: Settings, now: datetime, ticks: float) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        settings: Settings,
+        now: datetime,
+        ticks: float,
+        told: Callable[[str, Ref], Finding | None] = _nothing_told,
+    ) -> None:
         self.graph = graph
         self.settings = settings
         self.now = now
         self.ticks = ticks
+        self.told = told
         self.memo: dict[object, object] = {}
         self.clusters = tuple(c.name for c in settings.clusters)
         self.nas_names = tuple(n.name for n in settings.nas)
