@@ -7,7 +7,7 @@ what `truetally explain` prints, and what the verdict is made from.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from enum import StrEnum
 
@@ -83,30 +83,15 @@ class Condition(msgspec.Struct, frozen=True):
     otherwise: Verdict
 
 
-def conditions(world: World, ref: Ref) -> tuple[Condition, ...]:
-    """The conditions of an orphan for one dataset, numbered as in the domain notes.
-
-    Condition 1, that both sides were read completely, is kept by the rule framework for every rule.
-    """
-    dataset = world.dataset(ref.source, ref.name)
-    if dataset is None:
-        return ()
-    owner = ownership(world, ref.source, dataset)
-    return (
-        Condition(2, owner.proven, owner.text, Verdict.UNKNOWN_OWNER),
-        Condition(3, owner.exclusive, owner.text, Verdict.UNKNOWN_OWNER),
-        _marked(dataset),
-        _unreferenced(world, ref),
-        *_independent(world, ref, dataset),
-        _old_enough(world, dataset),
-        _no_session(world, ref, dataset),
-        _readable(world, ref, dataset),
-        _not_exempt(world, ref, dataset),
-        _not_retained(world, owner, dataset),
-    )
+def _proven(_world: World, _ref: Ref, _dataset: Dataset, owner: Ownership) -> Condition:
+    return Condition(2, owner.proven, owner.text, Verdict.UNKNOWN_OWNER)
 
 
-def _marked(dataset: Dataset) -> Condition:
+def _exclusive(_world: World, _ref: Ref, _dataset: Dataset, owner: Ownership) -> Condition:
+    return Condition(3, owner.exclusive, owner.text, Verdict.UNKNOWN_OWNER)
+
+
+def _marked(_world: World, _ref: Ref, dataset: Dataset, _owner: Ownership) -> Condition:
     if not csi.is_managed(dataset):
         return Condition(4, False, "it does not carry democratic-csi's mark itself", Verdict.NO_VOLUME)
     if csi.own(dataset, csi.SNAPSHOT_NAME):
@@ -122,7 +107,7 @@ def _marked(dataset: Dataset) -> Condition:
     return Condition(4, True, f"democratic-csi made it for {name or dataset.leaf}", Verdict.NO_VOLUME)
 
 
-def _unreferenced(world: World, ref: Ref) -> Condition:
+def _unreferenced(world: World, ref: Ref, _dataset: Dataset, _owner: Ownership | None = None) -> Condition:
     references = chains.references(world, ref)
     if not references:
         text = "nothing in any watched cluster refers to it"
@@ -132,7 +117,7 @@ def _unreferenced(world: World, ref: Ref) -> Condition:
     return Condition(5, False, f"{first.ref} refers to it ({first.how}){more}", Verdict.REFERENCED)
 
 
-def _independent(world: World, ref: Ref, dataset: Dataset) -> Iterator[Condition]:
+def _independent(world: World, ref: Ref, dataset: Dataset, _owner: Ownership) -> Condition:
     depending: list[Iterable[tuple[Ref, str]]] = [
         ((r, "is a clone of its snapshot") for r in chains.clones_of(world, ref.source, ref.name)),
         ((r, "was made from its content") for r in chains.made_from(world, dataset)),
@@ -140,18 +125,16 @@ def _independent(world: World, ref: Ref, dataset: Dataset) -> Iterator[Condition
     ]
     for each in depending:
         for other, how in each:
-            yield Condition(6, False, f"{other} {how}", Verdict.REFERENCED)
-            return
+            return Condition(6, False, f"{other} {how}", Verdict.REFERENCED)
     for snapshot in chains.snapshots_of(world, ref.source, ref.name):
         value = world.snapshot(snapshot)
         if value is not None and value.holds:
             text = f"its snapshot {value.name} is held ({', '.join(value.holds)})"
-            yield Condition(6, False, text, Verdict.IN_USE)
-            return
-    yield Condition(6, True, "nothing depends on it", Verdict.REFERENCED)
+            return Condition(6, False, text, Verdict.IN_USE)
+    return Condition(6, True, "nothing depends on it", Verdict.REFERENCED)
 
 
-def _old_enough(world: World, dataset: Dataset) -> Condition:
+def _old_enough(world: World, _ref: Ref, dataset: Dataset, _owner: Ownership) -> Condition:
     grace = world.settings.rules.grace
     if dataset.created_at is None:
         return Condition(7, None, "its age is unknown", Verdict.IN_FLIGHT)
@@ -160,7 +143,7 @@ def _old_enough(world: World, dataset: Dataset) -> Condition:
     return Condition(7, True, f"it is older than the grace of {_span(grace)}", Verdict.IN_FLIGHT)
 
 
-def _no_session(world: World, ref: Ref, dataset: Dataset) -> Condition:
+def _no_session(world: World, ref: Ref, dataset: Dataset, _owner: Ownership) -> Condition:
     for user in _users(world, ref, dataset):
         return Condition(8, False, user, Verdict.IN_USE)
     known = world.use(ref.source, ref.name)
@@ -235,7 +218,7 @@ def in_use(use: DatasetUse, own_attachment: str, at_most: int | None = None) -> 
     return ""
 
 
-def _readable(world: World, ref: Ref, dataset: Dataset) -> Condition:
+def _readable(world: World, ref: Ref, dataset: Dataset, _owner: Ownership) -> Condition:
     pool = world.pool(ref.source, dataset.pool)
     if pool is None or pool.status not in ("ONLINE", "DEGRADED"):
         status = pool.status if pool is not None else "not imported"
@@ -250,13 +233,13 @@ def _readable(world: World, ref: Ref, dataset: Dataset) -> Condition:
     )
 
 
-def _not_exempt(world: World, ref: Ref, dataset: Dataset) -> Condition:
+def _not_exempt(_world: World, _ref: Ref, dataset: Dataset, _owner: Ownership) -> Condition:
     if mark := exemption_mark(dataset):
         return Condition(10, False, f"it is exempted by its property {IGNORE}={mark}", Verdict.EXEMPT)
     return Condition(10, True, "nobody has exempted it", Verdict.EXEMPT)
 
 
-def _not_retained(world: World, owner: Ownership, dataset: Dataset) -> Condition:
+def _not_retained(world: World, _ref: Ref, dataset: Dataset, owner: Ownership) -> Condition:
     if owner.driver is not None and owner.driver.retains_deleted:
         text = f"driver {owner.driver.driver} keeps what is deleted (retains_deleted)"
         return Condition(10, False, text, Verdict.RETAINED)
@@ -274,6 +257,33 @@ def _keeps_everything(world: World, driver: DriverSettings) -> bool:
     nodes = world.graph.nodes(driver.cluster, Kind.STORAGE_CLASS).values()
     classes = [c for n in nodes if (c := value_of(n, k8s.StorageClass)) and c.provisioner == driver.driver]
     return bool(classes) and all(c.reclaim_policy == "Retain" for c in classes)
+
+
+ConditionOf = Callable[[World, Ref, Dataset, Ownership], Condition]
+
+# In the order of the domain notes. Condition 1, that both sides were read completely, is kept by the rule
+# framework for every rule; the tenth has two halves.
+CONDITIONS: tuple[ConditionOf, ...] = (
+    _proven,
+    _exclusive,
+    _marked,
+    _unreferenced,
+    _independent,
+    _old_enough,
+    _no_session,
+    _readable,
+    _not_exempt,
+    _not_retained,
+)
+
+
+def conditions(world: World, ref: Ref, asked: Iterable[ConditionOf] = CONDITIONS) -> tuple[Condition, ...]:
+    """The conditions of an orphan for one dataset, numbered as in the domain notes."""
+    dataset = world.dataset(ref.source, ref.name)
+    if dataset is None:
+        return ()
+    owner = ownership(world, ref.source, dataset)
+    return tuple(each(world, ref, dataset, owner) for each in asked)
 
 
 def verdict(found: tuple[Condition, ...]) -> Verdict:
@@ -310,13 +320,16 @@ def _span(span: timedelta) -> str:
     return f"{seconds}s"
 
 
-def _judge(wanted: Verdict, ref: Ref, world: World) -> Judgement:
+def judge_dataset(
+    wanted: Verdict, ref: Ref, world: World, asked: tuple[ConditionOf, ...] = CONDITIONS
+) -> Judgement:
+    """Evidence if the conditions that are asked make this of a volume's dataset."""
     dataset = world.dataset(ref.source, ref.name)
     if dataset is None:
         return Clear("the dataset is gone")
     if not csi.is_managed(dataset):
         return Clear("it is no volume of democratic-csi")
-    found, is_ = _assessed(world, ref)
+    found, is_ = _assessed(world, ref, dataset, asked)
     if is_ is not wanted:
         failing = next((c for c in found if c.holds is not True and c.otherwise is is_), None)
         again_at = None
@@ -328,15 +341,17 @@ def _judge(wanted: Verdict, ref: Ref, world: World) -> Judgement:
     return Evidence(_summary(wanted, ref), _facts(ref, dataset, found, world))
 
 
-def _assessed(world: World, ref: Ref) -> tuple[tuple[Condition, ...], Verdict]:
+def _assessed(
+    world: World, ref: Ref, dataset: Dataset, asked: tuple[ConditionOf, ...]
+) -> tuple[tuple[Condition, ...], Verdict]:
     """The conditions and the verdict, once for all rules; a referenced dataset needs only one."""
-    known = world.memo.get(("orphan", ref))
+    known = world.memo.get(("orphan", ref, asked))
     if isinstance(known, tuple):
         return known
-    reference = _unreferenced(world, ref)
-    found = conditions(world, ref) if reference.holds else (reference,)
+    reference = _unreferenced(world, ref, dataset) if _unreferenced in asked else None
+    found = (reference,) if reference and not reference.holds else conditions(world, ref, asked)
     assessed = found, verdict(found)
-    world.memo["orphan", ref] = assessed
+    world.memo["orphan", ref, asked] = assessed
     return assessed
 
 
@@ -407,7 +422,7 @@ DATASET_WITHOUT_VOLUME = Rule(
     severity=Severity.WARNING,
     subject=Kind.DATASET,
     needs=REFERRING | _STORAGE,
-    judge=lambda ref, world: _judge(Verdict.ORPHAN, ref, world),
+    judge=lambda ref, world: judge_dataset(Verdict.ORPHAN, ref, world),
     pending=_grace,
     reread=_reread,
     confirmed=_confirmed,
@@ -423,7 +438,7 @@ DATASET_OWNER_UNKNOWN = Rule(
     severity=Severity.INFO,
     subject=Kind.DATASET,
     needs=REFERRING | _STORAGE,
-    judge=lambda ref, world: _judge(Verdict.UNKNOWN_OWNER, ref, world),
+    judge=lambda ref, world: judge_dataset(Verdict.UNKNOWN_OWNER, ref, world),
     pending=_grace,
 )
 
@@ -434,7 +449,7 @@ DATASET_RETAINED = Rule(
     severity=Severity.INFO,
     subject=Kind.DATASET,
     needs=REFERRING | _STORAGE,
-    judge=lambda ref, world: _judge(Verdict.RETAINED, ref, world),
+    judge=lambda ref, world: judge_dataset(Verdict.RETAINED, ref, world),
     pending=_grace,
 )
 
