@@ -186,7 +186,7 @@ def test_an_nvme_session_reaches_its_zvol_and_the_zvol_its_volume():
 
 def test_subsystems_of_the_same_id_on_two_nas_are_no_kin():
     graph = graph_of(a_namespace())
-    graph.apply(seen(a_subsystem(), source="nas2"), Changes())
+    graph.apply(seen(a_subsystem("another"), source="nas2"), Changes())
     assert graph.neighbours(ref_of(a_namespace())) == set()
 
 

@@ -47,6 +47,8 @@ KEPT_PROPERTIES = frozenset(
 )
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_CSI_NAME = re.compile(rf"[a-z0-9]+-{_UUID.pattern}")
+_SHARE_COMMENT = re.compile(r"democratic-csi \((.+)\): (.+)")
 
 
 class Protocol(StrEnum):
@@ -121,6 +123,34 @@ def uuid_in(name: str) -> str:
     """The last UUID in a CSI name such as `pvc-<claim uid>` or `snapshot-<uid>`; empty if there is none."""
     found = _UUID.findall(name.lower())
     return found[-1] if found else ""
+
+
+def uuids_in(name: str) -> tuple[str, ...]:
+    """All UUIDs in a name."""
+    return tuple(dict.fromkeys(_UUID.findall(name.lower())))
+
+
+def volume_name_in(asset: str) -> str:
+    """The CSI name of the volume that a target, subsystem or SMB share is named after.
+
+    An asset's name is a prefix, the volume handle and a suffix, in lower case. The provisioner's handles are
+    `pvc-<claim uid>`, or have another word before the uid. Empty if there is no such name, or more than one.
+    """
+    found = _CSI_NAME.findall(asset.lower())
+    if len(found) != 1 or len(uuids_in(asset)) != 1:
+        return ""
+    name: str = found[0]
+    return name[name.index("pvc-") :] if "pvc-" in name else name
+
+
+def dataset_in_comment(comment: str) -> tuple[str, str] | None:
+    """The CSI driver's name and the dataset that the comment of an NFS share names; None for another comment.
+
+    Unless `shareCommentTemplate` is set, it is `democratic-csi (<csi-name>): <dataset>` (v1.9.4,
+    `createShare`).
+    """
+    found = _SHARE_COMMENT.fullmatch(comment.strip())
+    return (found[1], found[2]) if found is not None else None
 
 
 def backend(volume: PersistentVolume) -> Backend | None:

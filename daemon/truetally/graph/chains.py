@@ -173,10 +173,15 @@ def targets_of(world: World, nas: str, path: str) -> Iterator[tuple[Ref, truenas
 def sessions_of(world: World, nas: str, path: str) -> Iterator[truenas.IscsiSession]:
     """The live iSCSI sessions on targets that lead to a zvol."""
     for _, target in targets_of(world, nas, path):
-        for ref in world.sharing(f"t:{target.name.lower()}", Kind.ISCSI_SESSION):
-            session = value_of(world.node(ref), truenas.IscsiSession)
-            if ref.source == nas and session is not None:
-                yield session
+        yield from sessions_at(world, nas, target)
+
+
+def sessions_at(world: World, nas: str, target: truenas.IscsiTarget) -> Iterator[truenas.IscsiSession]:
+    """The live iSCSI sessions on a target."""
+    for ref in world.sharing(f"t:{target.name.lower()}", Kind.ISCSI_SESSION):
+        session = value_of(world.node(ref), truenas.IscsiSession)
+        if ref.source == nas and session is not None:
+            yield session
 
 
 def namespaces_of(world: World, subsystem: Ref) -> Iterator[truenas.NvmeNamespace]:
@@ -208,10 +213,15 @@ def namespaces_at(
 def nvme_sessions_of(world: World, nas: str, path: str) -> Iterator[truenas.NvmeSession]:
     """The live NVMe-oF sessions on subsystems that have a namespace of a zvol."""
     for subsystem in dict.fromkeys(namespace.subsystem for namespace, _ in namespaces_at(world, nas, path)):
-        for ref in world.sharing(f"n:{nas}/{subsystem}", Kind.NVME_SESSION):
-            session = value_of(world.node(ref), truenas.NvmeSession)
-            if session is not None:
-                yield session
+        yield from nvme_sessions_at(world, nas, subsystem)
+
+
+def nvme_sessions_at(world: World, nas: str, subsystem: int) -> Iterator[truenas.NvmeSession]:
+    """The live NVMe-oF sessions on a subsystem, by its id."""
+    for ref in world.sharing(f"n:{nas}/{subsystem}", Kind.NVME_SESSION):
+        session = value_of(world.node(ref), truenas.NvmeSession)
+        if session is not None:
+            yield session
 
 
 def live_sessions(world: World, nas: str, path: str) -> Iterator[str]:
@@ -277,25 +287,44 @@ def references(world: World, ref: Ref) -> list[Reference]:
 
 def _references(world: World, ref: Ref, dataset: truenas.Dataset) -> Iterator[Reference]:
     nas, path = ref.source, ref.name
-    for mounted in dict.fromkeys((path, csi.dataset_of_mount(dataset.mountpoint or path))):
-        for volume in world.sharing(f"p:{mounted}", Kind.PERSISTENT_VOLUME, Kind.POD):
-            yield Reference(volume, "R3: mounts its path", _strength(world, volume, nas))
-        for volume in world.sharing(f"W:{mounted}", Kind.PERSISTENT_VOLUME, Kind.POD):
-            yield Reference(volume, "mounts a directory inside it", _strength(world, volume, nas))
-        yield from _through_smb(world, nas, mounted)
-        for file in world.sharing(f"W:{mounted}", Kind.ISCSI_EXTENT, Kind.NVME_NAMESPACE):
-            if file.source == nas:
-                yield Reference(file, "is a file inside it", EXACT)
+    yield from references_at(world, nas, path)
+    if (mounted := csi.dataset_of_mount(dataset.mountpoint or path)) != path:
+        yield from _mounting(world, nas, mounted)
+    yield from _references_by_name(world, dataset)
+
+
+def references_at(world: World, nas: str, path: str) -> Iterator[Reference]:
+    """Whatever leads to a path by mount, share, IQN or NQN; whether there is a dataset or not."""
+    yield from _mounting(world, nas, path)
     for _, target in targets_of(world, nas, path):
-        for volume in world.sharing(f"t:{target.name.lower()}", Kind.PERSISTENT_VOLUME, Kind.POD):
-            yield Reference(volume, f"R4: its IQN ends in {target.name}", _strength(world, volume, nas))
+        yield from references_to_target(world, nas, target)
     for _, subsystem in namespaces_at(world, nas, path):
         if subsystem is not None and subsystem.nqn:
-            key = f"q:{csi.subsystem_of_nqn(subsystem.nqn)}"
-            for volume in world.sharing(key, Kind.PERSISTENT_VOLUME, Kind.POD):
-                how = f"R5: its NQN is that of subsystem {subsystem.name}"
-                yield Reference(volume, how, _strength(world, volume, nas))
-    yield from _references_by_name(world, dataset)
+            yield from references_to_subsystem(world, nas, subsystem)
+
+
+def _mounting(world: World, nas: str, path: str) -> Iterator[Reference]:
+    for volume in world.sharing(f"p:{path}", Kind.PERSISTENT_VOLUME, Kind.POD):
+        yield Reference(volume, "R3: mounts its path", _strength(world, volume, nas))
+    for volume in world.sharing(f"W:{path}", Kind.PERSISTENT_VOLUME, Kind.POD):
+        yield Reference(volume, "mounts a directory inside it", _strength(world, volume, nas))
+    yield from _through_smb(world, nas, path)
+    for file in world.sharing(f"W:{path}", Kind.ISCSI_EXTENT, Kind.NVME_NAMESPACE):
+        if file.source == nas:
+            yield Reference(file, "is a file inside it", EXACT)
+
+
+def references_to_target(world: World, nas: str, target: truenas.IscsiTarget) -> Iterator[Reference]:
+    """The volumes and pods that name an iSCSI target."""
+    for volume in world.sharing(f"t:{target.name.lower()}", Kind.PERSISTENT_VOLUME, Kind.POD):
+        yield Reference(volume, f"R4: its IQN ends in {target.name}", _strength(world, volume, nas))
+
+
+def references_to_subsystem(world: World, nas: str, subsystem: truenas.NvmeSubsystem) -> Iterator[Reference]:
+    """The volumes and pods that name an NVMe-oF subsystem."""
+    for volume in world.sharing(f"q:{csi.subsystem_of_nqn(subsystem.nqn)}", Kind.PERSISTENT_VOLUME, Kind.POD):
+        how = f"R5: its NQN is that of subsystem {subsystem.name}"
+        yield Reference(volume, how, _strength(world, volume, nas))
 
 
 def _through_smb(world: World, nas: str, path: str) -> Iterator[Reference]:

@@ -6,7 +6,7 @@ really matches, and how strong the proof is, is decided where the question is as
 
     p:<dataset path>    datasets, shares, extents, namespaces, and volumes and clients that mount that path
     h:<handle>          datasets by name, volumes by handle and name, contents by their source
-    u:<uuid>            the claim or VolumeSnapshot that a CSI name was made from
+    u:<uuid>            the claim or VolumeSnapshot that a CSI name was made from, and what has it in its name
     t:<target>          iSCSI targets, their sessions, volumes by IQN
     m:<share>           SMB shares, their clients and volumes by share name
     i:<nas>/t|x/<id>    targets, extents and the links between them
@@ -180,24 +180,42 @@ def _snapshot(source: str, snapshot: nas.Snapshot) -> Iterator[str]:
         yield f"u:{uuid}"
 
 
+def _exported(path: str, name: str = "") -> Iterator[str]:
+    """What leads to a volume is found by the volume's name too: its dataset may be gone."""
+    yield f"h:{path.rpartition('/')[2]}"
+    for uuid in csi.uuids_in(f"{path.rpartition('/')[2]} {name}"):
+        yield f"u:{uuid}"
+
+
 def _nfs_share(_source: str, share: nas.NfsShare) -> Iterator[str]:
-    yield f"p:{csi.dataset_of_mount(share.path)}"
+    path = csi.dataset_of_mount(share.path)
+    yield f"p:{path}"
+    yield from _exported(path)
 
 
 def _smb_share(_source: str, share: nas.SmbShare) -> Iterator[str]:
-    yield from _mounted(csi.dataset_of_mount(share.path))
+    path = csi.dataset_of_mount(share.path)
+    yield from _mounted(path)
     yield f"m:{share.name.lower()}"
+    yield from _exported(path, share.name)
 
 
 def _target(source: str, target: nas.IscsiTarget) -> Iterator[str]:
     yield f"t:{target.name.lower()}"
     yield f"i:{source}/t/{target.id}"
+    yield from _named(target.name)
+
+
+def _named(asset: str) -> Iterator[str]:
+    if name := csi.volume_name_in(asset):
+        yield from _by_name(name)
 
 
 def _extent(source: str, extent: nas.IscsiExtent) -> Iterator[str]:
     # A FILE extent is a file somewhere inside a dataset.
     yield from _mounted(csi.dataset_of_mount(extent.disk))
     yield f"i:{source}/x/{extent.id}"
+    yield from _exported(csi.dataset_of_mount(extent.disk), extent.name)
 
 
 def _target_extent(source: str, link: nas.IscsiTargetExtent) -> Iterator[str]:
@@ -213,10 +231,13 @@ def _subsystem(source: str, subsystem: nas.NvmeSubsystem) -> Iterator[str]:
     if subsystem.nqn:
         yield f"q:{csi.subsystem_of_nqn(subsystem.nqn)}"
     yield f"n:{source}/{subsystem.id}"
+    yield from _named(subsystem.name)
 
 
 def _namespace(source: str, namespace: nas.NvmeNamespace) -> Iterator[str]:
-    yield from _mounted(path_of_namespace(namespace))
+    path = path_of_namespace(namespace)
+    yield from _mounted(path)
+    yield from _exported(path)
     yield f"n:{source}/{namespace.subsystem}"
 
 
