@@ -222,6 +222,7 @@ class VolumeSnapshotClass(msgspec.Struct, frozen=True, gc=False):
     driver: str
     deletion_policy: str = "Delete"
     is_default: bool = False
+    parameters: Mapping[str, str] = {}
 
 
 KubernetesObject = (

@@ -302,7 +302,11 @@ class SnapshotTask(msgspec.Struct, frozen=True, gc=False):
 
 
 class ReplicationTask(msgspec.Struct, frozen=True, gc=False):
-    """A replication task; `direction` is PUSH or PULL."""
+    """A replication task; `direction` is PUSH or PULL.
+
+    Attributes:
+        holds_pending: whether snapshots are kept beyond their task's lifetime until they have been replicated.
+    """
 
     id: int
     name: str
@@ -313,6 +317,7 @@ class ReplicationTask(msgspec.Struct, frozen=True, gc=False):
     enabled: bool
     transport: str = ""
     state: str = ""
+    holds_pending: bool | None = None
 
 
 class ApiKey(msgspec.Struct, frozen=True, gc=False):

@@ -416,6 +416,7 @@ class _SnapshotClass(_Wire):
     metadata: Meta
     driver: str = ""
     deletion_policy: str = "Delete"
+    parameters: dict[str, str] | None = None
 
 
 def _kept(annotations: dict[str, str] | None) -> Mapping[str, str]:
@@ -633,7 +634,9 @@ def _content(wire: _Content) -> k8s.VolumeSnapshotContent:
 
 def _snapshot_class(wire: _SnapshotClass) -> k8s.VolumeSnapshotClass:
     default = _default(wire.metadata.annotations, "snapshot.storage.kubernetes.io/is-default-class")
-    return k8s.VolumeSnapshotClass(wire.metadata.name, wire.driver, wire.deletion_policy, default)
+    return k8s.VolumeSnapshotClass(
+        wire.metadata.name, wire.driver, wire.deletion_policy, default, wire.parameters or {}
+    )
 
 
 class Decoder:

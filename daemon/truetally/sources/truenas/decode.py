@@ -349,6 +349,7 @@ class ReplicationEntry(msgspec.Struct):
     recursive: bool = False
     enabled: bool = True
     state: Any = None
+    hold_pending_snapshots: bool | None = None
 
 
 class ApiKeyEntry(msgspec.Struct):
@@ -758,6 +759,7 @@ def replication_task(entry: ReplicationEntry) -> truenas.ReplicationTask:
         entry.enabled,
         entry.transport,
         _state(entry.state),
+        entry.hold_pending_snapshots,
     )
 
 
