@@ -105,6 +105,7 @@ def _existing(path: Path, info: ValidationInfo) -> Path:
 AnyPath = Annotated[Path, AfterValidator(_meant)]
 ExistingFile = Annotated[AnyPath, AfterValidator(_existing)]
 Name = Annotated[str, Field(min_length=1)]
+Percent = Annotated[float, Field(gt=0, le=100)]
 
 
 def _variable_name(name: str) -> str:
@@ -347,10 +348,150 @@ class RuleSettings(_Section):
     """How long an attachment may outlive the pods and the node it was made for."""
     source_unavailable_after: Duration = timedelta(minutes=2)
     """How long a cluster or NAS may be away before that is a finding of its own."""
+    pool_full_warning: Percent = 80
+    """At how many percent allocated a pool is nearly full; ZFS gets slow beyond."""
+    pool_full_critical: Percent = 90
+    """At how many percent that is critical."""
+    pool_overcommit_factor: Annotated[float, Field(ge=1)] = 2
+    """How many times its size a pool may promise to its volumes."""
+    volume_full_warning: Percent = 85
+    """At how many percent of its quota a volume is nearly full."""
+    volume_full_critical: Percent = 95
+    """At how many percent that is critical. A zvol, which does not tell what its filesystem has freed, is
+    noted here at the earliest, and as information."""
+    scrub_overdue_after: Duration = timedelta(days=35)
+    """How long ago the last scrub of a pool may be."""
+    key_expiry_warning: Duration = timedelta(days=14)
+    """How long before truetally's own API key expires that is a finding."""
+    key_expiry_critical: Duration = timedelta(days=3)
+    """How long before that it is critical."""
+    snapshots_per_dataset: Annotated[int, Field(gt=0)] = 512
+    """How many snapshots a dataset may have; TrueNAS recommends no more, because Windows shows none then."""
+    snapshots_per_volume: Annotated[int, Field(gt=0)] | None = None
+    """The same for the dataset of a volume, if it should be another number."""
+    snapshot_not_ready_after: Duration = timedelta(minutes=15)
+    """How long a VolumeSnapshot may take until it is ready to use."""
+    detached_snapshot_not_ready_after: Duration = timedelta(days=1)
+    """The same for a detached snapshot, for which all data is copied."""
+    snapshot_deletion_after: Duration = timedelta(minutes=30)
+    """How long the deletion of a VolumeSnapshot or its content may take."""
+    retention_slack: Duration = timedelta(days=1)
+    """How long a snapshot may outlive its retention; what destroys snapshots comes by now and then only."""
     disabled: tuple[Name, ...] = ()
     """Rules that are not run, by their id."""
     severities: dict[str, Severity] = {}
     """Other severities than the rules' own: rule id to info, warning or critical."""
+
+    @model_validator(mode="after")
+    def _critical_comes_last(self) -> Self:
+        for what in ("pool", "volume"):
+            warning, critical = getattr(self, f"{what}_full_warning"), getattr(self, f"{what}_full_critical")
+            if warning > critical:
+                raise ValueError(
+                    f"{what}_full_warning ({warning:g}) is above {what}_full_critical ({critical:g}), "
+                    "so nothing would ever be a warning: exchange them"
+                )
+        if self.key_expiry_critical > self.key_expiry_warning:
+            raise ValueError(
+                f"key_expiry_critical ({written(self.key_expiry_critical)}) is longer than key_expiry_warning "
+                f"({written(self.key_expiry_warning)}), so nothing would ever be a warning: exchange them"
+            )
+        return self
+
+
+class RetentionMatch(_Section):
+    """Which snapshots a retention is for; `*` stands for any text, and what is left out matches all."""
+
+    namespace: Name | None = None
+    """Those of volumes claimed in such a namespace."""
+    storage_class: Name | None = None
+    """Those of volumes of such a StorageClass."""
+    snapshot_class: Name | None = None
+    """Those of VolumeSnapshots of such a VolumeSnapshotClass."""
+    name: Name | None = None
+    """Those of such a dataset, by its path, or of such a volume or claim, by its name."""
+
+
+class RetentionKeep(_Section):
+    """How many snapshots are kept of each period: the youngest periods that have one count."""
+
+    hourly: Annotated[int, Field(ge=0)] = 0
+    """Of how many hours a snapshot is kept."""
+    daily: Annotated[int, Field(ge=0)] = 0
+    """Of how many days."""
+    weekly: Annotated[int, Field(ge=0)] = 0
+    """Of how many weeks."""
+    monthly: Annotated[int, Field(ge=0)] = 0
+    """Of how many months."""
+    yearly: Annotated[int, Field(ge=0)] = 0
+    """Of how many years."""
+
+    @model_validator(mode="after")
+    def _keeps_something(self) -> Self:
+        if not any(getattr(self, period) for period in type(self).model_fields):
+            raise ValueError("keeps nothing: give at least one of hourly, daily, weekly, monthly, yearly")
+        return self
+
+
+_GRID = re.compile(r"(\d+)x((?:\d+(?:s|m|h|d|w))+)(?:\(keep=(\d+|all)\))?")
+
+
+def grid_steps(text: str) -> tuple[tuple[timedelta, int | None], ...]:
+    """The steps of a grid as zrepl writes it, from the youngest to the oldest.
+
+    Each is a length and how many snapshots are kept in it; None for all. `24x1h` is 24 steps of an hour.
+
+    Raises:
+        ValueError: it is no grid.
+    """
+    steps: list[tuple[timedelta, int | None]] = []
+    for part in text.split("|"):
+        found = _GRID.fullmatch(part.strip())
+        if found is None or not int(found[1]) or not _duration(found[2]):
+            raise ValueError(
+                f"{part.strip()!r} is no part of a grid; write it like 1x1h(keep=all) | 24x1h | 14x1d"
+            )
+        kept = None if found[3] == "all" else int(found[3] or 1)
+        if len(steps) + int(found[1]) > _LONGEST_GRID:
+            raise ValueError(f"has more than {_LONGEST_GRID} steps")
+        steps += [(_duration(found[2]), kept)] * int(found[1])
+    return tuple(steps)
+
+
+_LONGEST_GRID = 10_000
+
+
+def _grid(text: str) -> str:
+    grid_steps(text)
+    return text
+
+
+class RetentionSettings(_Section):
+    """How long some snapshots are meant to be kept. The first entry that matches a snapshot counts."""
+
+    match: RetentionMatch = RetentionMatch()
+    """Which snapshots it is for; without it, all."""
+    makers: tuple[Literal["csi", "velero", "task", "sanoid", "zrepl", "manual"], ...] = (
+        "csi",
+        "task",
+        "sanoid",
+        "zrepl",
+    )
+    """Whose snapshots it is for, by who made them."""
+    keep: RetentionKeep | None = None
+    """How many are kept of each period."""
+    grid: Annotated[Name, AfterValidator(_grid)] | None = None
+    """Instead of `keep`: the grid of zrepl, like `1x1h(keep=all) | 24x1h | 14x1d`."""
+    max_age: Interval | None = None
+    """How old a snapshot may become at most."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.keep is not None and self.grid is not None:
+            raise ValueError("has keep and grid, and they say the same in two ways: keep one")
+        if self.keep is None and self.grid is None and self.max_age is None:
+            raise ValueError("says nothing of how long snapshots are kept: give keep, grid or max_age")
+        return self
 
 
 class Exemption(_Section):
@@ -435,6 +576,8 @@ class Settings(_Section):
     """The democratic-csi deployments that tie them together."""
     rules: RuleSettings = RuleSettings()
     """When something is a finding."""
+    retention: tuple[RetentionSettings, ...] = ()
+    """How long snapshots are meant to be kept."""
     exemptions: tuple[Exemption, ...] = ()
     """What is never a finding."""
     history: HistorySettings = HistorySettings()
