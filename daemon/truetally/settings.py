@@ -393,8 +393,9 @@ class RuleSettings(_Section):
                 )
         if self.key_expiry_critical > self.key_expiry_warning:
             raise ValueError(
-                f"key_expiry_critical ({written(self.key_expiry_critical)}) is longer than key_expiry_warning "
-                f"({written(self.key_expiry_warning)}), so nothing would ever be a warning: exchange them"
+                f"key_expiry_critical ({written(self.key_expiry_critical)}) is longer than "
+                f"key_expiry_warning ({written(self.key_expiry_warning)}), so nothing would ever be a "
+                "warning: exchange them"
             )
         return self
 

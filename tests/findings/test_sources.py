@@ -55,6 +55,6 @@ def test_a_source_that_is_not_configured_any_more_is_cleared():
 def test_what_no_rule_needs_is_worth_a_note_only():
     needed = {kind for rule in RULES for kind in rule.needs}
     assert not INFORMATIVE & needed
-    for kind, severity in ((Kind.API_KEY, Severity.INFO), (Kind.DATASET, None)):
+    for kind, severity in ((Kind.NFS_CLIENT, Severity.INFO), (Kind.DATASET, None)):
         denied = found(Lost(NAS, kind, Trouble.DENIED, "not permitted", 2.0))
         assert denied[f"{NAS}/{kind.value}"].severity is severity

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from truetally.findings import orphans, snapshots, sources, volumes
+from truetally.findings import capacity, nas, orphans, pools, snapshots, sources, volumes
 from truetally.findings.rule import Rule
 from truetally.model.refs import Kind
 
@@ -17,6 +17,18 @@ RULES: tuple[Rule, ...] = (
     volumes.ATTACHMENT_STALE,
     snapshots.SNAPSHOT_WITHOUT_CONTENT,
     snapshots.CONTENT_WITHOUT_SNAPSHOT,
+    pools.POOL_DEGRADED,
+    pools.POOL_DEVICE_ERRORS,
+    pools.POOL_SCRUB_OVERDUE,
+    pools.POOL_SCRUB_ERRORS,
+    capacity.POOL_NEARLY_FULL,
+    capacity.POOL_OVERCOMMITTED,
+    capacity.POOL_RESERVATIONS_EXCEED_FREE,
+    capacity.VOLUME_NEARLY_FULL,
+    capacity.VOLUME_SIZE_DIFFERS,
+    nas.NAS_SERVICE_STOPPED,
+    nas.NAS_KEY_EXPIRES,
+    nas.NAS_ALERT,
 )
 
 BY_ID = {rule.id: rule for rule in RULES}

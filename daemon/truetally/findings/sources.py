@@ -8,11 +8,9 @@ from truetally.model.findings import Fact, Severity
 from truetally.model.observations import Trouble
 from truetally.model.refs import KUBERNETES_KINDS, TRUENAS_KINDS, Kind, Ref
 
-# Without these something is missing in what is shown and in whom a dataset is protected by, but no rule stops.
+# Without these something is missing in what is shown and in who protects a dataset, but no rule stops.
 INFORMATIVE = frozenset(
     {
-        Kind.ALERT,
-        Kind.API_KEY,
         Kind.EVENT,
         Kind.ISCSI_INITIATOR,
         Kind.ISCSI_PORTAL,
@@ -20,7 +18,6 @@ INFORMATIVE = frozenset(
         Kind.NVME_HOST,
         Kind.NVME_PORT,
         Kind.REPLICATION_TASK,
-        Kind.SERVICE,
         Kind.SMB_CLIENT,
         Kind.SNAPSHOT_TASK,
     }
