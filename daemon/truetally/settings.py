@@ -346,6 +346,11 @@ class RuleSettings(_Section):
     """How long a volume may be Released or Failed."""
     attachment_stale_after: Duration = timedelta(minutes=10)
     """How long an attachment may outlive the pods and the node it was made for."""
+    deletion_stuck_after: Duration = timedelta(minutes=30)
+    """How long the deletion of a volume, claim or snapshot may take."""
+    claim_unused_after: Duration = timedelta(days=40)
+    """How long no pod may have used a claim, counted anew when truetally starts; longer than a month, so
+    that a monthly job is not missed."""
     source_unavailable_after: Duration = timedelta(minutes=2)
     """How long a cluster or NAS may be away before that is a finding of its own."""
     pool_full_warning: Percent = 80

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from truetally.findings import capacity, nas, orphans, pools, snapshots, sources, volumes
+from truetally.findings import broken, capacity, nas, orphans, pools, snapshots, sources, stuck, volumes
 from truetally.findings.rule import Rule
 from truetally.model.refs import Kind
 
@@ -12,9 +12,18 @@ RULES: tuple[Rule, ...] = (
     orphans.DATASET_OWNER_UNKNOWN,
     orphans.DATASET_RETAINED,
     orphans.VOLUME_WITHOUT_DATASET,
+    broken.VOLUME_SHARE_MISSING,
+    broken.VOLUME_SERVES_OTHER_DATA,
+    broken.CLAIM_LOST,
+    broken.CONTENT_UNREFERENCED,
     volumes.VOLUME_RELEASED,
     volumes.CLAIM_PENDING,
     volumes.ATTACHMENT_STALE,
+    stuck.VOLUME_DELETION_STUCK,
+    stuck.CLAIM_DELETION_STUCK,
+    stuck.SNAPSHOT_DELETION_STUCK,
+    stuck.CONTENT_DELETION_STUCK,
+    stuck.CLAIM_UNUSED,
     snapshots.SNAPSHOT_WITHOUT_CONTENT,
     snapshots.CONTENT_WITHOUT_SNAPSHOT,
     pools.POOL_DEGRADED,

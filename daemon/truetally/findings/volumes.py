@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from truetally.findings.rule import Clear, Evidence, Judgement, Order, Reread, Rule
 from truetally.graph import chains
@@ -21,6 +21,30 @@ def ignored(annotations: Mapping[str, str]) -> bool:
     return bool(value) and value.lower() not in ("false", "no", "0")
 
 
+def claim_is_ours(cluster: str, claim: k8s.PersistentVolumeClaim, world: World) -> bool:
+    """Whether democratic-csi has made, or is to make, what a claim asks for."""
+    volume = world.volume(Ref(cluster, Kind.PERSISTENT_VOLUME, claim.volume_name))
+    class_ = class_of(claim, cluster, world)
+    drivers = [claim.annotations.get(name, "") for name in _PROVISIONER_ANNOTATIONS]
+    drivers += [class_.provisioner] if class_ is not None else []
+    drivers += [volume.csi.driver] if volume is not None and volume.csi is not None else []
+    return any(driver and world.is_our_driver(cluster, driver) for driver in drivers)
+
+
+_PROVISIONER_ANNOTATIONS = (
+    "volume.kubernetes.io/storage-provisioner",
+    "volume.beta.kubernetes.io/storage-provisioner",
+)
+
+
+def pods_using(world: World, cluster: str, namespace: str, claim: str) -> Iterator[tuple[Ref, k8s.Pod]]:
+    """The pods that mount a claim, or are about to; a pod that has ended uses nothing any more."""
+    for ref in world.sharing(f"c:{cluster}/{namespace}/{claim}", Kind.POD):
+        pod = value_of(world.node(ref), k8s.Pod)
+        if pod is not None and pod.phase not in ("Succeeded", "Failed"):
+            yield ref, pod
+
+
 def nas_of_volume(ref: Ref, world: World) -> str | None:
     """The configured NAS that a PersistentVolume names; None for a foreign server or no network storage."""
     found = chains.backing(world, ref)
@@ -33,11 +57,13 @@ def _judge_released(ref: Ref, world: World) -> Judgement:
         return Clear("the volume is gone")
     if volume.phase not in ("Released", "Failed"):
         return Clear(f"the volume is {volume.phase}")
+    if volume.deleted_at is not None:
+        return Clear("it is being deleted; volume-deletion-stuck tells if that does not end")
     if volume.csi is None or not world.is_our_driver(ref.source, volume.csi.driver):
         return Clear("it is no volume of democratic-csi")
     if ignored(volume.annotations):
         return Clear(f"it is exempted by its annotation {_IGNORE}")
-    since = volume.deleted_at or volume.phase_changed_at
+    since = volume.phase_changed_at
     facts: dict[str, Fact] = {
         "phase": volume.phase,
         "reclaim_policy": volume.reclaim_policy,
@@ -89,7 +115,7 @@ def _judge_pending(ref: Ref, world: World) -> Judgement:
         return Clear(f"the claim is {claim.phase}")
     if ignored(claim.annotations):
         return Clear(f"it is exempted by its annotation {_IGNORE}")
-    class_ = _class_of(claim, ref.source, world)
+    class_ = class_of(claim, ref.source, world)
     if class_ is None:
         if not claim.storage_class or claim.volume_name:
             return Clear("it waits for a volume that a person has to make")
@@ -109,7 +135,8 @@ def _judge_pending(ref: Ref, world: World) -> Judgement:
     return Evidence(f"Claim {ref.name} is pending: {cause}", facts, claim.created_at)
 
 
-def _class_of(claim: k8s.PersistentVolumeClaim, cluster: str, world: World) -> k8s.StorageClass | None:
+def class_of(claim: k8s.PersistentVolumeClaim, cluster: str, world: World) -> k8s.StorageClass | None:
+    """The StorageClass that a claim names, if it exists."""
     if claim.storage_class is None:
         return None
     node = world.node(Ref(cluster, Kind.STORAGE_CLASS, claim.storage_class))
@@ -152,6 +179,8 @@ def _judge_attachment(ref: Ref, world: World) -> Judgement:
         return Clear("the attachment is gone")
     if not world.is_our_driver(ref.source, attachment.attacher):
         return Clear("it is no attachment of democratic-csi")
+    if not attachment.volume_name:
+        return Clear("it attaches an inline volume, which no PersistentVolume stands for")
     stale = _why_stale(attachment, ref.source, world)
     if not stale:
         return Clear("its volume and node exist")
@@ -175,6 +204,10 @@ def _why_stale(attachment: k8s.VolumeAttachment, cluster: str, world: World) -> 
         return "the volume does not exist"
     if attachment.deleted_at is not None:
         return "its deletion does not finish"
+    driver = value_of(world.node(Ref(cluster, Kind.CSI_DRIVER, attachment.attacher)), k8s.CSIDriver)
+    if driver is not None and not driver.attach_required:
+        # Kubernetes has no eye on it any more once the driver says so (kubernetes issue #129572).
+        return f"driver {attachment.attacher} attaches nothing (attachRequired is false)"
     return ""
 
 
@@ -198,7 +231,14 @@ def _user_on_node(attachment: k8s.VolumeAttachment, cluster: str, world: World) 
 
 
 _ATTACHMENT_NEEDS = frozenset(
-    {Kind.VOLUME_ATTACHMENT, Kind.NODE, Kind.PERSISTENT_VOLUME, Kind.PERSISTENT_VOLUME_CLAIM, Kind.POD}
+    {
+        Kind.VOLUME_ATTACHMENT,
+        Kind.NODE,
+        Kind.PERSISTENT_VOLUME,
+        Kind.PERSISTENT_VOLUME_CLAIM,
+        Kind.POD,
+        Kind.CSI_DRIVER,
+    }
 )
 
 

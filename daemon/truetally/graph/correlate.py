@@ -26,6 +26,7 @@ A key in capitals points one way: it is asked for by the object it names, and is
     T:<nas>/<path>      the snapshot and replication tasks that name a dataset
     F:<handle>          volumes made from the content of this volume
     W:<dataset path>    what mounts, exports or keeps something somewhere below that path
+    A:<cluster>/<Kind>/<name>  the attachments to a node, or by a CSI driver
 """
 
 from __future__ import annotations
@@ -57,6 +58,13 @@ def pointed_at(key: str) -> Ref | None:
         return None
     source, _, path = key[2:].partition("/")
     return Ref(source, Kind.DATASET, path)
+
+
+def pointing_at(ref: Ref) -> str | None:
+    """The one-way key by which others name this object without being kin to each other."""
+    if ref.kind not in (Kind.NODE, Kind.CSI_DRIVER):
+        return None
+    return f"A:{ref.source}/{ref.kind.value}/{ref.name}"
 
 
 def _persistent_volume(source: str, volume: k8s.PersistentVolume) -> Iterator[str]:
@@ -129,6 +137,8 @@ def _pod(source: str, pod: k8s.Pod) -> Iterator[str]:
 
 def _attachment(source: str, attachment: k8s.VolumeAttachment) -> Iterator[str]:
     yield f"v:{source}/{attachment.volume_name}"
+    yield f"A:{source}/{Kind.NODE.value}/{attachment.node}"
+    yield f"A:{source}/{Kind.CSI_DRIVER.value}/{attachment.attacher}"
 
 
 def _volume_snapshot(source: str, snapshot: k8s.VolumeSnapshot) -> Iterator[str]:

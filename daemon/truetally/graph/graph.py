@@ -15,7 +15,7 @@ from typing import TypeVar
 import msgspec
 
 from truetally.csi import democratic_csi as csi
-from truetally.graph.correlate import is_kinship, keys_of, pointed_at
+from truetally.graph.correlate import is_kinship, keys_of, pointed_at, pointing_at
 from truetally.model.kubernetes import PersistentVolume, VolumeSnapshotContent
 from truetally.model.memories import Memory, MemoryKind
 from truetally.model.observations import Gone, Listed, Lost, Observation, Seen, Trouble, Value
@@ -127,7 +127,7 @@ class Graph:
         return self._index.get(key, _NO_REFS)
 
     def neighbours(self, ref: Ref) -> set[Ref]:
-        """The objects that share a key with this one, and the datasets that it names."""
+        """The objects that share a key with this one, the datasets that it names, and what names it."""
         node = self.node(ref)
         found: set[Ref] = set()
         for key in node.keys if node else ():
@@ -135,6 +135,8 @@ class Graph:
                 found |= self.sharing(key)
             elif (named := pointed_at(key)) is not None:
                 found.add(named)
+        if (pointing := pointing_at(ref)) is not None:
+            found |= self.sharing(pointing)
         found.discard(ref)
         return found
 

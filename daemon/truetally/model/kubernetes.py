@@ -70,7 +70,8 @@ class PersistentVolume(msgspec.Struct, frozen=True, gc=False):
 
 
 class PersistentVolumeClaim(msgspec.Struct, frozen=True, gc=False):
-    """A PersistentVolumeClaim; `data_source` is `Kind/name` of what it is restored or cloned from."""
+    """A PersistentVolumeClaim; `data_source` is `Kind/name` of what it is restored or cloned from, `owners`
+    are `Kind/name` of its owner references."""
 
     namespace: str
     name: str
@@ -85,6 +86,7 @@ class PersistentVolumeClaim(msgspec.Struct, frozen=True, gc=False):
     data_source: str = ""
     finalizers: tuple[str, ...] = ()
     annotations: Mapping[str, str] = {}
+    owners: tuple[str, ...] = ()
 
 
 class StorageClass(msgspec.Struct, frozen=True, gc=False):

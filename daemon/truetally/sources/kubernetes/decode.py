@@ -103,6 +103,11 @@ class _Wire(msgspec.Struct, rename="camel", gc=False):
     pass
 
 
+class _Owner(_Wire):
+    kind: str = ""
+    name: str = ""
+
+
 class Meta(_Wire):
     """`metadata` of an object."""
 
@@ -115,6 +120,7 @@ class Meta(_Wire):
     finalizers: list[str] | None = None
     labels: dict[str, str] | None = None
     annotations: dict[str, str] | None = None
+    owner_references: list[_Owner] | None = None
 
 
 class ListMeta(_Wire):
@@ -500,6 +506,7 @@ def _claim(wire: _Claim) -> k8s.PersistentVolumeClaim:
         data_source=f"{source.kind}/{source.name}" if source is not None else "",
         finalizers=_finalizers(meta),
         annotations=_kept(meta.annotations),
+        owners=tuple(f"{owner.kind}/{owner.name}" for owner in meta.owner_references or ()),
     )
 
 
