@@ -378,8 +378,6 @@ class RuleSettings(_Section):
     """How long a VolumeSnapshot may take until it is ready to use."""
     detached_snapshot_not_ready_after: Duration = timedelta(days=1)
     """The same for a detached snapshot, for which all data is copied."""
-    snapshot_deletion_after: Duration = timedelta(minutes=30)
-    """How long the deletion of a VolumeSnapshot or its content may take."""
     retention_slack: Duration = timedelta(days=1)
     """How long a snapshot may outlive its retention; what destroys snapshots comes by now and then only."""
     disabled: tuple[Name, ...] = ()

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from truetally.findings import broken, capacity, nas, orphans, pools, snapshots, sources, stuck, volumes
+from truetally.findings import (
+    broken,
+    capacity,
+    nas,
+    orphans,
+    pools,
+    retention,
+    snapshots,
+    sources,
+    stuck,
+    volumes,
+)
 from truetally.findings.rule import Rule
 from truetally.model.refs import Kind
 
@@ -38,6 +49,8 @@ RULES: tuple[Rule, ...] = (
     nas.NAS_SERVICE_STOPPED,
     nas.NAS_KEY_EXPIRES,
     nas.NAS_ALERT,
+    retention.SNAPSHOT_RETENTION,
+    retention.SNAPSHOTS_TOO_MANY,
 )
 
 BY_ID = {rule.id: rule for rule in RULES}

@@ -17,9 +17,7 @@ INFORMATIVE = frozenset(
         Kind.NFS_CLIENT,
         Kind.NVME_HOST,
         Kind.NVME_PORT,
-        Kind.REPLICATION_TASK,
         Kind.SMB_CLIENT,
-        Kind.SNAPSHOT_TASK,
     }
 )
 # What concerns one kind, while the source as a whole can be read.
