@@ -288,6 +288,17 @@ def is_own_namespace(dataset: Dataset, namespace: NvmeNamespace, subsystem: Nvme
     return bool(said[0]) and dataset.leaf.lower() in subsystem.name.lower()
 
 
+def makes_detached_snapshots(parameters: Mapping[str, str]) -> bool:
+    """Whether a VolumeSnapshotClass copies each snapshot into a dataset of its own.
+
+    The driver also takes its parameters with a prefix: `democratic-csi.org/`, with its id or instance id.
+    """
+    return any(
+        key.rpartition("/")[2] == "detachedSnapshots" and value.lower() == "true"
+        for key, value in parameters.items()
+    )
+
+
 def split_snapshot_handle(handle: str) -> tuple[str, str, bool]:
     """Volume handle, snapshot name, and whether it is an attached (ZFS) snapshot."""
     if "@" in handle:

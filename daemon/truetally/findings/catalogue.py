@@ -10,6 +10,7 @@ from truetally.findings import (
     pools,
     retention,
     shares,
+    snapshot_states,
     snapshots,
     sources,
     stuck,
@@ -57,6 +58,10 @@ RULES: tuple[Rule, ...] = (
     nas.NAS_SERVICE_STOPPED,
     nas.NAS_KEY_EXPIRES,
     nas.NAS_ALERT,
+    snapshot_states.SNAPSHOT_NOT_READY,
+    snapshot_states.SNAPSHOT_WITHOUT_RESTORE_SIZE,
+    snapshot_states.SNAPSHOT_DEFERRED,
+    snapshot_states.SNAPSHOT_BLOCKS_DELETE,
     retention.SNAPSHOT_RETENTION,
     retention.SNAPSHOTS_TOO_MANY,
 )
