@@ -14,11 +14,13 @@ from datetime import datetime
 from itertools import chain
 from pathlib import Path
 
+import msgspec
+
 from truetally import __version__
 from truetally.clock import Clock
 from truetally.csi import democratic_csi as csi
 from truetally.errors import HistoryUnavailable, NotFound
-from truetally.findings import catalogue, orphans
+from truetally.findings import catalogue, inhibition, orphans
 from truetally.findings.rule import Clear, gaps
 from truetally.graph import chains
 from truetally.graph.explain import links
@@ -185,12 +187,24 @@ class Tally:
             and source in (None, f.subject.source)
         ]
         order = list(Severity)
-        return sorted(found, key=lambda f: (-order.index(f.severity), f.since, f.fingerprint))
+        found.sort(key=lambda f: (-order.index(f.severity), f.since, f.fingerprint))
+        return await self._with_hiding(found)
+
+    async def _with_hiding(self, findings: Sequence[Finding]) -> list[Finding]:
+        """The findings with what hides them; a resolved one is hidden by nothing."""
+        by = inhibition.hiding(self._reconciler.ledger.findings())
+        if not by:
+            return list(findings)
+        world, pace, shown = self._reconciler.world(), Pace(), []
+        for finding in findings:
+            await pace.breathe()
+            shown.append(_hidden(finding, by, world))
+        return shown
 
     async def finding(self, fingerprint: str) -> Finding:
         """The finding whose fingerprint begins so; a resolved one by its whole fingerprint."""
         try:
-            return self._unresolved(fingerprint)
+            return (await self._with_hiding([self._unresolved(fingerprint)]))[0]
         except NotFound:
             resolved = await self._history.finding(fingerprint)
             if resolved is None:
@@ -349,7 +363,9 @@ class Tally:
         return NotFound(f"no {kind} is called {name}" + ("" if ready else f" ({detail})"), near)
 
     def _explanation(self, subject: Ref, world: World) -> Explanation:
-        findings = [f for f in self._reconciler.ledger.findings() if f.subject == subject]
+        known = self._reconciler.ledger.findings()
+        by = inhibition.hiding(known)
+        findings = [_hidden(f, by, world) for f in known if f.subject == subject]
         return Explanation(
             subject,
             self._say(subject, world),
@@ -396,6 +412,12 @@ class Tally:
         if finding is None or finding.state is not State.PENDING:
             return ""
         return f" (suspected since {_time(finding.since)}{'; ' + finding.note if finding.note else ''})"
+
+
+def _hidden(finding: Finding, by: Sequence[Finding], world: World) -> Finding:
+    if finding.state is State.RESOLVED:
+        return finding
+    return msgspec.structs.replace(finding, hidden_by=inhibition.hidden_by(finding, by, world))
 
 
 def _state(backing: chains.Backing | None, dataset: truenas.Dataset | None) -> str:

@@ -49,6 +49,13 @@ def test_json_stays_as_it_was_published(truetally, name):
     assert result.stdout == (GOLDEN / f"{name}.json").read_text()
 
 
+def test_rules_are_a_list_of_objects_for_scripts(truetally, tally):
+    rules = json.loads(truetally("rules", "-o", "json").stdout)
+    assert [rule["id"] for rule in rules] == [rule.id for rule in tally.rules()]
+    assert all({"id", "title", "severity", "needs", "fix"} <= set(rule) for rule in rules)
+    assert json.loads(truetally("rules", "show", rules[0]["id"], "-o", "json").stdout) == rules[0]
+
+
 @pytest.mark.parametrize("name", QUESTIONS)
 def test_yaml_says_the_same_as_json(truetally, name):
     as_yaml, as_json = (truetally(*QUESTIONS[name], "-o", form).stdout for form in ("yaml", "json"))

@@ -150,3 +150,15 @@ def test_fingerprints_differ_by_rule_source_kind_and_name():
         for k, v in {"source": "x", "kind": Kind.SNAPSHOT, "name": "x"}.items()
     ]
     assert len({fingerprint(rule, ref) for rule in ("a", "b") for ref in refs}) == 8
+
+
+def test_what_has_been_told_is_what_was_proven_and_is_not_over():
+    ledger, _ = suspected()
+    assert ledger.told(ACCUSING.id, SUBJECT) is None
+    ledger.open(PRINT, NOW)
+    assert ledger.told(ACCUSING.id, SUBJECT).state is State.OPEN
+    ledger.hold(ACCUSING.id, SUBJECT, "the NAS is away", NOW)
+    assert ledger.told(ACCUSING.id, SUBJECT).state is State.HELD
+    assert ledger.told(PLAIN.id, SUBJECT) is None
+    ledger.clear(ACCUSING.id, SUBJECT, "it is used", NOW)
+    assert ledger.told(ACCUSING.id, SUBJECT) is None

@@ -147,9 +147,16 @@ def _table(answer: FindingsAnswer, on: Paper) -> Iterator[str]:
     yield from on.table(columns, rows)
 
 
-def _importance(finding: Finding) -> tuple[bool, int, str, str]:
+def _importance(finding: Finding) -> tuple[bool, bool, int, str, str]:
+    """What is acknowledged stands last, and what another finding explains stands after that one."""
     severity = _SEVERITIES.index(finding.severity)
-    return finding.acknowledged is not None, -severity, finding.subject.source, finding.subject.name
+    return (
+        finding.acknowledged is not None,
+        bool(finding.hidden_by),
+        -severity,
+        finding.subject.source,
+        finding.subject.name,
+    )
 
 
 def _whole(finding: Finding, at: datetime, on: Paper) -> Iterator[str]:
@@ -169,6 +176,8 @@ def _whole(finding: Finding, at: datetime, on: Paper) -> Iterator[str]:
         known.append(("acknowledged", Cell(f"by {by.by}, {local(by.at)}{_because(by.reason)}")))
     if finding.note:
         known.append(("note", Cell(finding.note)))
+    if finding.hidden_by:
+        known.append(("hidden by", Cell(", ".join(finding.hidden_by))))
     width = max(len(name) for name, _ in known)
     for name, cell in known:
         yield f"  {printable(name):<{width}}  {on.paint(printable(cell.text), cell.style)}"

@@ -5,15 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import click
+import msgspec
 
 from truetally.cli import names, styles
 from truetally.cli.client import Client
 from truetally.cli.lazy import ListingGroup
 from truetally.cli.options import Options, pass_options, question_options
-from truetally.cli.output import show
+from truetally.cli.output import show, understood
 from truetally.cli.table import Cell, Column, Paper
 from truetally.cli.words import printable
-from truetally.model.answers import RuleAnswer, RulesAnswer
+from truetally.model.answers import RuleAnswer
+
+
+class _Listed(msgspec.Struct):
+    """The daemon's list as it came, with the fields that this version does not know."""
+
+    rules: msgspec.Raw
 
 
 @click.group(cls=ListingGroup)
@@ -25,8 +32,9 @@ def rules() -> None:
 @question_options
 @pass_options
 def list_rules(options: Options) -> None:
-    """List all rules."""
-    show(options, Client(options.sockets()).get("rules"), RulesAnswer, _table)
+    """List all rules; as JSON or YAML a list of them, without anything around it."""
+    answer = understood(Client(options.sockets()).get("rules"), _Listed)
+    show(options, bytes(answer.rules), tuple[RuleAnswer, ...], _table)
 
 
 @rules.command("show")
@@ -38,11 +46,9 @@ def show_rule(options: Options, rule: str) -> None:
     show(options, Client(options.sockets()).get("rules", rule), RuleAnswer, _whole)
 
 
-def _table(answer: RulesAnswer, on: Paper) -> Iterator[str]:
+def _table(rules: tuple[RuleAnswer, ...], on: Paper) -> Iterator[str]:
     columns = (Column("RULE"), Column("SEVERITY"), Column("ENABLED"), Column("TITLE", elastic=True))
-    rows = [
-        (rule.id, styles.severity(rule.severity), Cell(*_enabled(rule)), rule.title) for rule in answer.rules
-    ]
+    rows = [(rule.id, styles.severity(rule.severity), Cell(*_enabled(rule)), rule.title) for rule in rules]
     yield from on.table(columns, rows)
 
 

@@ -73,6 +73,31 @@ class Reread(msgspec.Struct, frozen=True):
     cluster: str | None = None
 
 
+class Within(StrEnum):
+    """Of what a hidden finding has to be a part, for the finding that hides it.
+
+    SOURCE: of the cluster or NAS that cannot be read as a whole, or it depends on that NAS.
+    POOL: of the pool that its data is in, while that pool cannot be used.
+    """
+
+    SOURCE = "source"
+    POOL = "pool"
+
+
+class Inhibition(msgspec.Struct, frozen=True):
+    """A rule whose findings hide those of another: who reads them need not read these.
+
+    Nothing is judged otherwise for it. It says only what is worth to be shown and told.
+    """
+
+    rule: str
+    within: Within
+
+
+USUAL = (Inhibition("source-unavailable", Within.SOURCE), Inhibition("pool-degraded", Within.POOL))
+"""What hides the findings of every rule that does not say otherwise."""
+
+
 class Rule(msgspec.Struct, frozen=True):
     """One thing that truetally can find.
 
@@ -87,6 +112,7 @@ class Rule(msgspec.Struct, frozen=True):
         reread: what to read again before it opens; None for a rule that calls nothing unused or gone.
         confirmed: empty if, after the re-reading that was begun at the given tick, the evidence is newer and
             complete; otherwise the reason why it is not.
+        hidden_by: the rules whose findings hide its own (see `inhibition.py`).
     """
 
     id: str
@@ -100,6 +126,7 @@ class Rule(msgspec.Struct, frozen=True):
     nas_of: Callable[[Ref, World], str | None] = lambda subject, _world: subject.source
     reread: Callable[[Ref, World], Reread] | None = None
     confirmed: Callable[[Ref, World, float], str] = lambda _subject, _world, _since: ""
+    hidden_by: tuple[Inhibition, ...] = USUAL
 
 
 def gaps(rule: Rule, subject: Ref, world: World) -> tuple[Gap, ...]:

@@ -51,6 +51,8 @@ class Finding(msgspec.Struct, frozen=True):
         facts: evidence that a person can check by hand; sizes in bytes, times as ISO 8601.
         since: when truetally first suspected it, or since when the objects themselves say it is so.
         note: why it is held, or how it was resolved.
+        hidden_by: fingerprints of the findings that explain it, such as that of a NAS that is away. It is
+            worked out when a finding is shown, and empty where it is stored.
     """
 
     fingerprint: str
@@ -67,6 +69,7 @@ class Finding(msgspec.Struct, frozen=True):
     resolved_at: datetime | None = None
     acknowledged: Acknowledgement | None = None
     note: str = ""
+    hidden_by: tuple[str, ...] = ()
 
 
 class Transition(msgspec.Struct, frozen=True):
