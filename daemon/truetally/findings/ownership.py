@@ -45,14 +45,16 @@ def ownership(world: World, nas: str, dataset: Dataset) -> Ownership:
     """
     configured = world.drivers_of_parent(nas, dataset.parent)
     stamp = world.graph.stamp(dataset)
+    makers = [d for d in configured if _may_have_made(d, dataset)]
     if foreign := _foreign_children(world, nas, dataset.parent, configured):
-        if _carries_our_marker(dataset, configured):
-            return Ownership(True, True, "it carries the marker of a watched cluster", configured[0])
+        marked = [d for d in makers if d.marker_property]
+        if marked:
+            return Ownership(True, True, "it carries the marker of a watched cluster", _keenest(marked))
         return Ownership(True, False, f"{dataset.parent} also holds volumes of {foreign}")
     if configured:
-        if problem := _other_instance(dataset, configured):
-            return Ownership(True, False, problem)
-        return _configured(dataset.parent, configured[0])
+        if not makers:
+            return Ownership(True, False, _why_none_made(dataset, configured))
+        return _configured(dataset.parent, _keenest(makers))
     if stamp.instance_id and (stamp.provisioner_driver, stamp.instance_id) in _ours(world):
         known = f"it carries our instance id {stamp.instance_id}"
     else:
@@ -68,6 +70,8 @@ def ownership_of_name(world: World, nas: str, parent: str, name: str) -> Ownersh
     configured = world.drivers_of_parent(nas, parent)
     if foreign := _foreign_children(world, nas, parent, configured):
         return Ownership(True, False, f"{parent} also holds volumes of {foreign}")
+    if marked := next(filter(None, map(_marker, configured)), ""):
+        return Ownership(True, False, f"volumes in {parent} are told apart by {marked}, and no mark is left")
     if configured:
         return _configured(parent, configured[0])
     return _learned(world, nas, parent, _seen_before(world, name))
@@ -125,16 +129,22 @@ def _marker(driver: DriverSettings) -> str:
     return f"{driver.marker_property}={driver.marker_value}" if driver.marker_property else ""
 
 
-def _carries_our_marker(dataset: Dataset, configured: list[DriverSettings]) -> bool:
-    return any(
-        d.marker_property and csi.own(dataset, d.marker_property) == d.marker_value for d in configured
-    )
+def _may_have_made(driver: DriverSettings, dataset: Dataset) -> bool:
+    """Whether a dataset carries the instance id and the marker that the driver's volumes carry."""
+    if csi.own(dataset, csi.INSTANCE_ID) != (driver.instance_id or ""):
+        return False
+    return not driver.marker_property or csi.own(dataset, driver.marker_property) == driver.marker_value
 
 
-def _other_instance(dataset: Dataset, configured: list[DriverSettings]) -> str:
+def _keenest(drivers: list[DriverSettings]) -> DriverSettings:
+    """Of several drivers that may have made a volume, the one that keeps most."""
+    return next((d for d in drivers if d.retains_deleted), drivers[0])
+
+
+def _why_none_made(dataset: Dataset, configured: list[DriverSettings]) -> str:
     instance = csi.own(dataset, csi.INSTANCE_ID)
     if any((d.instance_id or "") == instance for d in configured):
-        return ""
+        return f"it does not carry the marker {' or '.join(filter(None, map(_marker, configured)))}"
     wanted = ", ".join(d.instance_id or "(none)" for d in configured)
     return f"its instance id is {instance or '(none)'}, and the configured one is {wanted}"
 
