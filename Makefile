@@ -8,7 +8,7 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet
 
 .DEFAULT_GOAL = help
 .DELETE_ON_ERROR:
-.PHONY: help demo setup test lint types imports bench controlplane boot schema lock wheel clean
+.PHONY: help demo setup test lint types imports bench controlplane boot schema rules lock wheel clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,10 @@ boot: ## boot a real systemd with the shipped unit and look (root, systemd-nspaw
 schema: $(VENV)/.dev ## write config/truetally.schema.json from the settings
 	$(BIN)/python -m truetally.configuration.schema > $(VENV)/schema.json
 	mv $(VENV)/schema.json config/truetally.schema.json
+
+rules: $(VENV)/.dev ## write docs/rules.md from the rules
+	$(BIN)/python -m truetally.findings.reference > $(VENV)/rules.md
+	mv $(VENV)/rules.md docs/rules.md
 
 wheel: $(VENV)/.dev ## build the wheel into dist/
 	$(BIN)/python -m hatchling build -t wheel -d dist
