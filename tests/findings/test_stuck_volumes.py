@@ -6,9 +6,12 @@ from datetime import timedelta
 
 import pytest
 
+from truetally.findings import catalogue
+from truetally.graph.graph import Changes
 from truetally.model import kubernetes as k8s
 from truetally.model import truenas
 from truetally.model.findings import Severity
+from truetally.model.observations import Gone
 from truetally.model.refs import Kind, Ref
 from worlds import (
     CLUSTER,
@@ -27,6 +30,7 @@ from worlds import (
     accused,
     an_attachment,
     judge,
+    ref_of,
     world,
 )
 
@@ -67,8 +71,9 @@ def test_a_released_volume_that_is_retained_is_only_mentioned():
         a_volume(phase="Released", csi=k8s.CsiSource("ebs.csi.aws.com", "vol-1")),
         a_volume(phase="Released", csi=None),
         a_volume(phase="Released", annotations={"truetally.io/ignore": "true"}),
+        a_volume(phase="Released", deleted_at=OLD),
     ],
-    ids=["bound", "of another driver", "in-tree", "exempted"],
+    ids=["bound", "of another driver", "in-tree", "exempted", "being deleted"],
 )
 def test_a_volume_is_left_alone_that_is(volume):
     assert accused(RELEASED, world(volume)) == []
@@ -182,3 +187,69 @@ def test_an_attachment_with_a_live_iscsi_session_is_not():
     without = world(a_pool(), volume, a_dataset(), an_attachment(), *chain)
     with_session = world(a_pool(), volume, a_dataset(), an_attachment(), *chain, session)
     assert (accused(STALE, without), accused(STALE, with_session)) == (["csi-1"], [])
+
+
+# A driver that attaches nothing
+
+UNATTACHING = k8s.CSIDriver(DRIVER, attach_required=False)
+
+
+def test_an_attachment_that_its_driver_has_no_use_for_any_more_is_found():
+    evidence = judge(
+        STALE,
+        Ref(CLUSTER, Kind.VOLUME_ATTACHMENT, "csi-1"),
+        world(NODE, a_volume(), an_attachment(), UNATTACHING),
+    )
+    assert evidence.facts["because"] == (f"driver {DRIVER} attaches nothing (attachRequired is false)",)
+
+
+@pytest.mark.parametrize("driver", [k8s.CSIDriver(DRIVER), k8s.CSIDriver("other", attach_required=False)])
+def test_an_attachment_of_a_driver_that_attaches_is_not(driver):
+    assert accused(STALE, world(NODE, a_volume(), an_attachment(), driver)) == []
+
+
+def test_an_attachment_without_need_is_left_alone_while_its_pod_runs():
+    pod = k8s.Pod("default", "p", "u", "Running", "node1", claims=("data",))
+    assert accused(STALE, world(NODE, a_volume(), an_attachment(), UNATTACHING, pod)) == []
+
+
+def test_why_an_attachment_is_stale_is_said_as_before():
+    because = [
+        judge(STALE, Ref(CLUSTER, Kind.VOLUME_ATTACHMENT, "csi-1"), world(*values, UNATTACHING)).facts[
+            "because"
+        ]
+        for values in (
+            (a_volume(), an_attachment()),
+            (NODE, an_attachment()),
+            (NODE, a_volume(), an_attachment(deleted_at=OLD)),
+        )
+    ]
+    assert because == [
+        ("the node does not exist",),
+        ("the volume does not exist",),
+        ("its deletion does not finish",),
+    ]
+
+
+def test_an_attachment_of_an_inline_volume_misses_no_volume():
+    assert accused(STALE, world(NODE, an_attachment(volume_name=""))) == []
+
+
+@pytest.mark.parametrize("named", [NODE, UNATTACHING], ids=["its node", "its driver"])
+def test_an_attachment_is_judged_again_when_what_it_names_goes(named):
+    in_world = world(NODE, UNATTACHING, a_volume(), an_attachment())
+    changes = Changes()
+    in_world.graph.apply(Gone(ref_of(named), 2.0), changes)
+    assert Ref(CLUSTER, Kind.VOLUME_ATTACHMENT, "csi-1") in changes.refs
+
+
+def test_the_attachments_of_a_node_are_no_kin():
+    other = an_attachment(name="csi-2", volume_name="pvc-2")
+    in_world = world(NODE, a_volume(), an_attachment(), other)
+    assert ref_of(other) not in in_world.graph.related(ref_of(a_volume()))
+    assert ref_of(other) in in_world.graph.related(ref_of(NODE))
+
+
+@pytest.mark.parametrize("kind", sorted(catalogue.BY_ID[STALE].needs))
+def test_no_attachment_is_stale_before_all_is_listed(kind):
+    assert accused(STALE, world(a_volume(), an_attachment(), incomplete=[(CLUSTER, kind)])) == []

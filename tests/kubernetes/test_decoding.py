@@ -68,6 +68,12 @@ def test_a_claim_tells_no_class_from_the_empty_class():
     assert decoded(Kind.PERSISTENT_VOLUME_CLAIM, spec={"storageClassName": ""}).storage_class == ""
 
 
+def test_a_claim_keeps_who_owns_it():
+    owners = [{"apiVersion": "v1", "kind": "Pod", "name": "web", "uid": "u"}]
+    owned = decoded(Kind.PERSISTENT_VOLUME_CLAIM, metadata={"ownerReferences": owners})
+    assert (owned.owners, decoded(Kind.PERSISTENT_VOLUME_CLAIM).owners) == (("Pod/web",), ())
+
+
 def test_a_generic_ephemeral_volume_is_a_claim_named_after_its_pod():
     volumes = [
         {"name": "data", "persistentVolumeClaim": {"claimName": "mine"}},
