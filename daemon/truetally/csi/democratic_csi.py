@@ -25,12 +25,14 @@ INSTANCE_ID = "democratic-csi:volume_context_provisioner_instance_id"
 SOURCE_ID = "democratic-csi:csi_volume_content_source_id"
 SUCCESS = "democratic-csi:provision_success"
 SNAPSHOT_NAME = "democratic-csi:csi_snapshot_name"
+ISCSI_NAME = "democratic-csi:freenas_iscsi_assets_name"
 NVMEOF_NAME = "democratic-csi:freenas_nvmeof_assets_name"
 NVMEOF_SUBSYSTEM = "democratic-csi:freenas_nvmeof_subsystem_id"
 NVMEOF_NAMESPACE = "democratic-csi:freenas_nvmeof_namespace_id"
 
-# What is judged by. The rest (ids that are re-used, the share's context) proves nothing; the ids of NVMe-oF
-# count only together with a name, and only to tell a zvol's own namespace from another's.
+# What is judged by. The rest (ids that are re-used, the share's context) proves nothing; the name of a target
+# or subsystem protects what a volume still names when it is gone; the ids of NVMe-oF count only together
+# with a name, and only to tell a zvol's own namespace from another's.
 KEPT_PROPERTIES = frozenset(
     {
         MANAGED,
@@ -40,6 +42,7 @@ KEPT_PROPERTIES = frozenset(
         SOURCE_ID,
         SUCCESS,
         SNAPSHOT_NAME,
+        ISCSI_NAME,
         NVMEOF_NAME,
         NVMEOF_SUBSYSTEM,
         NVMEOF_NAMESPACE,
@@ -95,6 +98,11 @@ def dataset_of_device(path: str) -> str:
 def target_of_iqn(iqn: str) -> str:
     """The target's own name: what follows the base name's colon, lower case."""
     return iqn.partition(":")[2].lower() or iqn.lower()
+
+
+def asset_of_nqn(nqn: str) -> str:
+    """The name that a subsystem was made with: what follows the last colon of its NQN, lower case."""
+    return nqn.strip().rpartition(":")[2].lower()
 
 
 def subsystem_of_nqn(nqn: str) -> str:

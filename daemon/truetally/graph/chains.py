@@ -347,11 +347,15 @@ _NAMING = (
     Kind.PERSISTENT_VOLUME,
     Kind.PERSISTENT_VOLUME_CLAIM,
     Kind.VOLUME_SNAPSHOT_CONTENT,
+    Kind.POD,
 )
 
 
 def _references_by_name(world: World, dataset: truenas.Dataset) -> Iterator[Reference]:
     own = csi.own(dataset, csi.VOLUME_NAME)
+    for asset in filter(None, (csi.own(dataset, csi.ISCSI_NAME), csi.own(dataset, csi.NVMEOF_NAME))):
+        for ref in world.sharing(f"a:{asset.lower()}", Kind.PERSISTENT_VOLUME, Kind.POD):
+            yield Reference(ref, f"names its target or subsystem {asset}", WEAK)
     for name in dict.fromkeys((own, dataset.leaf)):
         if not name:
             continue

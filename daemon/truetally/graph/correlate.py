@@ -12,6 +12,7 @@ really matches, and how strong the proof is, is decided where the question is as
     i:<nas>/t|x/<id>    targets, extents and the links between them
     q:<nqn>             NVMe-oF subsystems and volumes by NQN
     n:<nas>/<id>        NVMe-oF subsystems, their namespaces and sessions
+    a:<asset>           zvols that remember their target's or subsystem's name, volumes by that in IQN or NQN
     v:<cluster>/<name>  volumes, claims bound to them, attachments
     c:<cluster>/<claim> claims, volumes reserved for them, pods, snapshots taken of them
     s:<handle>          snapshots by CSI handle: `volume@name`, or `volume/name` when detached
@@ -95,6 +96,15 @@ def _backend(backend: csi.Backend) -> Iterator[str]:
         yield f"m:{backend.share}"
     if backend.nqn:
         yield f"q:{backend.nqn}"
+    for asset in (backend.target, backend.share, csi.asset_of_nqn(backend.nqn)):
+        yield from _by_asset(asset)
+
+
+def _by_asset(asset: str) -> Iterator[str]:
+    """A volume is meant by the name of its target, share or subsystem too, when that is gone."""
+    if asset:
+        yield f"a:{asset}"
+        yield from _named(asset)
 
 
 _HINTED = {"target": "t", "share": "m", "subsystem": "q"}
@@ -106,6 +116,7 @@ def _hints(attributes: Mapping[str, str]) -> Iterator[str]:
             yield from _mounted(value)
         elif value:
             yield f"{_HINTED[what]}:{value}"
+            yield from _by_asset(csi.asset_of_nqn(value) if what == "subsystem" else value)
 
 
 def _mounted(path: str) -> Iterator[str]:
@@ -130,7 +141,9 @@ def _pod(source: str, pod: k8s.Pod) -> Iterator[str]:
     for nfs in pod.nfs:
         yield from _mounted(csi.dataset_of_mount(nfs.path))
     for iscsi in pod.iscsi:
-        yield f"t:{csi.target_of_iqn(iscsi.iqn)}"
+        target = csi.target_of_iqn(iscsi.iqn)
+        yield f"t:{target}"
+        yield from _by_asset(target)
     for inline in pod.csi:
         yield from _hints(inline.attributes)
 
@@ -177,6 +190,9 @@ def _dataset(source: str, dataset: nas.Dataset) -> Iterator[str]:
         yield f"s:{parent}/{dataset.leaf}"
     if (name := dataset.user_properties.get(csi.VOLUME_NAME)) is not None:
         yield from _by_name(name.value)
+    for remembered in (csi.ISCSI_NAME, csi.NVMEOF_NAME):
+        if (asset := dataset.user_properties.get(remembered)) is not None:
+            yield f"a:{asset.value.lower()}"
     if dataset.origin:
         yield f"O:{source}/{dataset.origin.partition('@')[0]}"
     if (content_source := dataset.user_properties.get(csi.SOURCE_ID)) is not None:
