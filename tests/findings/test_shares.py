@@ -168,6 +168,11 @@ def test_a_dataset_that_is_mounted_there_is_the_one_it_leads_to():
     assert accused(NFS, left_over(NFS, elsewhere)) == []
 
 
+def test_a_target_and_a_subsystem_that_lead_to_something_are_left_to_the_rule_on_that():
+    assert accused(TARGET, left_over(EXTENT)) == []
+    assert accused(SUBSYSTEM, left_over(NAMESPACE)) == []
+
+
 def test_a_link_between_two_that_exist_is_none_that_leads_nowhere():
     assert accused(LINK, left_over(LINK, an_extent())) == []
 
@@ -365,6 +370,7 @@ MEDIA = f"{PARENT}/media"
         (EXTENT, [an_extent("disk")]),
         (EXTENT, [an_extent("media", MEDIA)]),
         (EXTENT, [an_extent(type="FILE", disk=f"/mnt/{PATH}")]),
+        (EXTENT, [an_extent(type="FILE")]),
         (EXTENT, [an_extent(disk=f"tank/other/{NAME}")]),
         (TARGET, [a_target("vmware")]),
         (TARGET, [a_target(f"{NAME}-{SNAPSHOT_UID}")]),
@@ -446,10 +452,11 @@ def test_a_zvol_that_is_orphaned_itself_proves_whose_it_is(rule):
         a_zvol(created_at=NOW - timedelta(minutes=59)),
         a_zvol(locked=True),
         a_zvol(user_properties={}),
+        a_zvol(user_properties=properties(truenas.Origin.RECEIVED)),
         a_zvol(user_properties=properties(ignore="archive")),
         a_zvol(f"tank/trash/{NAME}"),
     ],
-    ids=["half-created and young", "locked", "unmarked", "exempted", "renamed"],
+    ids=["half-created and young", "locked", "unmarked", "restored by zfs receive", "exempted", "renamed"],
 )
 def test_a_zvol_that_is_no_orphan_protects_what_leads_to_it(rule, zvol):
     assert accused(rule, left_over(rule, zvol)) == []
@@ -489,6 +496,12 @@ def use(**what):
 )
 def test_whoever_uses_the_path_now_or_may_do_so_protects_it(rule, found):
     assert accused(rule, left_over(rule, use(**found))) == []
+
+
+def test_what_was_read_long_ago_of_its_use_says_nothing():
+    found = use(jobs=("replication.run_onetime",))
+    assert accused(NFS, left_over(NFS, found, ticks=99.0 + 15 * 60)) == []
+    assert accused(NFS, left_over(NFS, found, ticks=100.0 + 15 * 60)) == ["1"]
 
 
 @pytest.mark.parametrize("rule", BY_PATH)

@@ -321,7 +321,7 @@ def _elsewhere(left: _Leftover, world: World) -> Iterator[str]:
         dataset = world.dataset(ref.source, ref.name)
         if dataset is None or _is_copy(world, ref, dataset):
             continue
-        if ref.source != left.nas or not csi.is_managed(dataset) or left.path not in ("", ref.name):
+        if ref.source != left.nas or left.path not in ("", ref.name):
             yield f"{ref} bears its name: the volume may have been moved"
             continue
         found = orphans.conditions(world, ref)
@@ -380,7 +380,7 @@ def _parents(left: _Leftover, world: World) -> list[str]:
 
 
 def _owner(left: _Leftover, world: World) -> Ownership:
-    """Whose it is; called when nothing speaks against it, so a dataset of its volume is an orphan of ours."""
+    """Whose it is; called when nothing speaks against it, so a dataset of its volume is an orphan."""
     for ref in _datasets_named(world, left.volume):
         dataset = world.dataset(ref.source, ref.name)
         if dataset is not None and not _is_copy(world, ref, dataset):
@@ -425,10 +425,6 @@ def _judge(ref: Ref, world: World) -> Judgement:
     return Evidence(left.says, {**left.facts, "volume": left.volume, "because": because})
 
 
-_LISTED = {
-    Kind.NFS_SHARE: frozenset({Kind.NFS_SHARE}),
-    Kind.SMB_SHARE: frozenset({Kind.SMB_SHARE}),
-}
 _ISCSI = frozenset({Kind.ISCSI_TARGET, Kind.ISCSI_EXTENT, Kind.ISCSI_TARGET_EXTENT, Kind.ISCSI_SESSION})
 _NVME = frozenset({Kind.NVME_SUBSYSTEM, Kind.NVME_NAMESPACE, Kind.NVME_SESSION})
 
@@ -485,7 +481,7 @@ def _rule(subject: Kind, id_: str, title: str, fix: str) -> Rule:
         fix=fix,
         severity=Severity.WARNING,
         subject=subject,
-        needs=orphans.DATASET_WITHOUT_VOLUME.needs | _nas_kinds(subject),
+        needs=orphans.DATASET_WITHOUT_VOLUME.needs,
         judge=_judge,
         pending=lambda world: world.settings.rules.grace,
         reread=_reread,
