@@ -11,12 +11,13 @@ from truetally.graph.graph import Changes
 from truetally.model import kubernetes as k8s
 from truetally.model import truenas
 from truetally.model.findings import Severity
-from truetally.model.observations import Gone
-from truetally.model.refs import Kind, Ref
+from truetally.model.observations import Gone, Listed
+from truetally.model.refs import KUBERNETES_KINDS, Kind, Ref
 from worlds import (
     CLUSTER,
     DRIVER,
     NAME,
+    NAS,
     NOW,
     OLD,
     PATH,
@@ -189,6 +190,43 @@ def test_an_attachment_with_a_live_iscsi_session_is_not():
     assert (accused(STALE, without), accused(STALE, with_session)) == (["csi-1"], [])
 
 
+LIVE = {
+    "a session on the target of its zvol": (
+        a_dataset(),
+        truenas.IscsiTarget(5, "csi-x"),
+        truenas.IscsiExtent(6, "csi-x", "DISK", PATH),
+        truenas.IscsiTargetExtent(7, 5, 6, 0),
+        truenas.IscsiSession("iqn.node1", "10.0.0.5", "iqn.x:csi-x"),
+    ),
+    "a session on a target with its name": (
+        truenas.IscsiTarget(5, f"csi-{NAME}-x"),
+        truenas.IscsiSession("iqn.node1", "10.0.0.5", f"iqn.x:csi-{NAME}-x"),
+    ),
+    "a session on a subsystem with its name": (
+        truenas.NvmeSubsystem(1, f"csi-{NAME}-x", "nqn.x"),
+        truenas.NvmeSession("nqn.node1", "10.0.0.5", 1, 1, 1),
+    ),
+}
+
+
+@pytest.mark.parametrize("live", LIVE.values(), ids=LIVE)
+def test_an_attachment_whose_volume_is_gone_and_whose_session_lives_is_not(live):
+    values = [a_pool(), a_volume("other"), an_attachment(), *live]
+    assert accused(STALE, world(*values)) == []
+    assert accused(STALE, world(*values[:-1])) == ["csi-1"]
+
+
+def test_the_sessions_are_read_again_before_an_attachment_is_called_stale():
+    in_world = world(a_pool(), a_volume(), a_dataset(), an_attachment())
+    rule, subject = catalogue.BY_ID[STALE], ref_of(an_attachment())
+    assert Kind.ISCSI_SESSION in rule.reread(subject, in_world).nas_kinds
+    lists = Changes()
+    for kind in rule.needs & KUBERNETES_KINDS:
+        names = frozenset(in_world.graph.nodes(CLUSTER, kind))
+        in_world.graph.apply(Listed(CLUSTER, kind, names, 200.0), lists)
+    assert "sessions" in rule.confirmed(subject, in_world, 200.0)
+
+
 # A driver that attaches nothing
 
 UNATTACHING = k8s.CSIDriver(DRIVER, attach_required=False)
@@ -252,4 +290,5 @@ def test_the_attachments_of_a_node_are_no_kin():
 
 @pytest.mark.parametrize("kind", sorted(catalogue.BY_ID[STALE].needs))
 def test_no_attachment_is_stale_before_all_is_listed(kind):
-    assert accused(STALE, world(a_volume(), an_attachment(), incomplete=[(CLUSTER, kind)])) == []
+    source = CLUSTER if kind in KUBERNETES_KINDS else NAS
+    assert accused(STALE, world(a_volume(), an_attachment(), incomplete=[(source, kind)])) == []

@@ -9,6 +9,7 @@ from truetally.graph import chains
 from truetally.graph.graph import value_of
 from truetally.graph.world import World
 from truetally.model import kubernetes as k8s
+from truetally.model import truenas
 from truetally.model.findings import Fact, Severity
 from truetally.model.refs import Kind, Ref
 
@@ -216,7 +217,7 @@ def _user_on_node(attachment: k8s.VolumeAttachment, cluster: str, world: World) 
     ref = Ref(cluster, Kind.PERSISTENT_VOLUME, attachment.volume_name)
     volume = world.volume(ref)
     if volume is None:
-        return ""
+        return next(_sessions_by_name(attachment.volume_name, world), "")
     if volume.claim is not None:
         claim = f"c:{cluster}/{volume.claim.namespace}/{volume.claim.name}"
         for other in world.sharing(claim, Kind.POD):
@@ -230,6 +231,32 @@ def _user_on_node(attachment: k8s.VolumeAttachment, cluster: str, world: World) 
     return ""
 
 
+def _sessions_by_name(name: str, world: World) -> Iterator[str]:
+    """The live sessions on what carries the name of a volume that is gone."""
+    for ref in world.sharing(f"h:{name}", Kind.DATASET):
+        yield from (f"an {session}" for session in chains.live_sessions(world, ref.source, ref.name))
+    for ref in world.sharing(f"h:{name}", Kind.ISCSI_TARGET):
+        target = value_of(world.node(ref), truenas.IscsiTarget)
+        for session in chains.sessions_at(world, ref.source, target) if target is not None else ():
+            yield f"an iSCSI session of {session.initiator}"
+    for ref in world.sharing(f"h:{name}", Kind.NVME_SUBSYSTEM):
+        for connection in chains.nvme_sessions_at(world, ref.source, int(ref.name)):
+            yield f"an NVMe-oF session of {connection.host_nqn}"
+
+
+# What leads from a volume to its sessions; read again before an attachment is called stale.
+_SESSIONS = frozenset(
+    {
+        Kind.DATASET,
+        Kind.ISCSI_TARGET,
+        Kind.ISCSI_EXTENT,
+        Kind.ISCSI_TARGET_EXTENT,
+        Kind.ISCSI_SESSION,
+        Kind.NVME_SUBSYSTEM,
+        Kind.NVME_NAMESPACE,
+        Kind.NVME_SESSION,
+    }
+)
 _ATTACHMENT_NEEDS = frozenset(
     {
         Kind.VOLUME_ATTACHMENT,
@@ -246,13 +273,20 @@ def _nas_of_attachment(ref: Ref, world: World) -> str | None:
     attachment = value_of(world.node(ref), k8s.VolumeAttachment)
     if attachment is None:
         return None
-    return nas_of_volume(Ref(ref.source, Kind.PERSISTENT_VOLUME, attachment.volume_name), world)
+    volume = Ref(ref.source, Kind.PERSISTENT_VOLUME, attachment.volume_name)
+    if world.volume(volume) is not None:
+        return nas_of_volume(volume, world)
+    named = world.sharing(f"h:{attachment.volume_name}", Kind.DATASET, Kind.ISCSI_TARGET, Kind.NVME_SUBSYSTEM)
+    return named[0].source if named else None
 
 
 def _confirmed_attachment(ref: Ref, world: World, since: float) -> str:
-    if world.listed_since(_ATTACHMENT_NEEDS, (ref.source,), since):
-        return ""
-    return "the cluster has not been read again"
+    if not world.listed_since(_ATTACHMENT_NEEDS, (ref.source,), since):
+        return "the cluster has not been read again"
+    nas = _nas_of_attachment(ref, world)
+    if nas is not None and not world.listed_since(_SESSIONS, (nas,), since):
+        return "the sessions on the NAS have not been read again"
+    return ""
 
 
 ATTACHMENT_STALE = Rule(
@@ -264,12 +298,16 @@ ATTACHMENT_STALE = Rule(
     ),
     severity=Severity.WARNING,
     subject=Kind.VOLUME_ATTACHMENT,
-    needs=_ATTACHMENT_NEEDS,
+    needs=_ATTACHMENT_NEEDS | _SESSIONS,
     judge=_judge_attachment,
     pending=lambda world: world.settings.rules.attachment_stale_after,
     nas_of=_nas_of_attachment,
-    reread=lambda ref, _world: Reread(
-        Order.CLUSTER_FIRST, cluster_kinds=_ATTACHMENT_NEEDS, cluster=ref.source
+    reread=lambda ref, world: Reread(
+        Order.CLUSTER_FIRST,
+        nas=_nas_of_attachment(ref, world),
+        nas_kinds=_SESSIONS,
+        cluster_kinds=_ATTACHMENT_NEEDS,
+        cluster=ref.source,
     ),
     confirmed=_confirmed_attachment,
 )
