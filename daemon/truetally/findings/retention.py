@@ -29,6 +29,7 @@ from truetally.graph.snapshots import (
     made,
     space_returned,
     tasks_covering,
+    volumes_on,
 )
 from truetally.graph.world import World
 from truetally.model import kubernetes as k8s
@@ -124,20 +125,16 @@ class _Volume(msgspec.Struct, frozen=True):
     names: tuple[str, ...]
 
 
-def _volumes(world: World, ref: Ref) -> tuple[_Volume, ...]:
-    key = "volumes of", ref
-    known = world.memo.get(key)
-    if not isinstance(known, tuple):
-        world.memo[key] = known = tuple(_volumes_of(world, ref))
-    return known
-
-
-def _volumes_of(world: World, ref: Ref) -> Iterator[_Volume]:
-    for reference in chains.references(world, ref):
-        if (volume := world.volume(reference.ref)) is not None:
+def _volumes(world: World, ref: Ref) -> Sequence[_Volume]:
+    found = []
+    for each in volumes_on(world, ref):
+        if (volume := world.volume(each)) is not None:
             claim = volume.claim
             names = (claim.name, f"{claim.namespace}/{claim.name}") if claim is not None else ()
-            yield _Volume(claim.namespace if claim else "", volume.storage_class, (volume.name, *names))
+            found.append(
+                _Volume(claim.namespace if claim else "", volume.storage_class, (volume.name, *names))
+            )
+    return found
 
 
 def _matches(
@@ -394,7 +391,7 @@ def _limit(world: World, ref: Ref, dataset: truenas.Dataset) -> int:
     rules = world.settings.rules
     if rules.snapshots_per_volume is None:
         return rules.snapshots_per_dataset
-    is_volume = csi.is_managed(dataset) or bool(_volumes(world, ref))
+    is_volume = csi.is_managed(dataset) or bool(volumes_on(world, ref))
     return rules.snapshots_per_volume if is_volume else rules.snapshots_per_dataset
 
 

@@ -254,7 +254,45 @@ def lifetime(task: truenas.SnapshotTask) -> timedelta | None:
     return int(number) * length if length is not None and number.isdecimal() else None
 
 
-# Clones and space
+# Volumes, clones and space
+
+
+def volumes_on(world: World, ref: Ref) -> tuple[Ref, ...]:
+    """The PersistentVolumes whose data is a dataset, by what they lead to.
+
+    One that only mounts a directory below the dataset is on another dataset, and none of these.
+    """
+    key = "volumes on", ref
+    known = world.memo.get(key)
+    if not isinstance(known, tuple):
+        candidates = dict.fromkeys(
+            each for name in _names(world, ref) for each in world.sharing(name, Kind.PERSISTENT_VOLUME)
+        )
+        backings = ((each, chains.backing(world, each)) for each in candidates)
+        found = sorted(each for each, backing in backings if backing is not None and backing.dataset == ref)
+        world.memo[key] = known = tuple(found)
+    return known
+
+
+def _names(world: World, ref: Ref) -> Iterator[str]:
+    """The keys that a dataset's volumes may have in common with it, or with what exports it."""
+    dataset = world.dataset(ref.source, ref.name)
+    if dataset is None:
+        return
+    yield from (f"p:{dataset.path}", f"h:{dataset.leaf}")
+    if dataset.mountpoint:
+        yield f"p:{csi.dataset_of_mount(dataset.mountpoint)}"
+    if name := csi.own(dataset, csi.VOLUME_NAME):
+        yield f"h:{name}"
+    for share in world.sharing(f"p:{dataset.path}", Kind.SMB_SHARE):
+        smb = value_of(world.node(share), truenas.SmbShare)
+        if smb is not None:
+            yield f"m:{smb.name.lower()}"
+    for _, target in chains.targets_of(world, ref.source, ref.name):
+        yield f"t:{target.name.lower()}"
+    for _, subsystem in chains.namespaces_at(world, ref.source, ref.name):
+        if subsystem is not None and subsystem.nqn:
+            yield f"q:{csi.subsystem_of_nqn(subsystem.nqn)}"
 
 
 def clones(world: World, ref: Ref, snapshot: truenas.Snapshot) -> tuple[str, ...]:

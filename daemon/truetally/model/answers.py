@@ -136,6 +136,65 @@ class VolumeAnswer(msgspec.Struct, frozen=True):
     findings: int = 0
 
 
+class SnapshotAnswer(msgspec.Struct, frozen=True):
+    """One ZFS snapshot, or one detached snapshot of democratic-csi, which is a dataset.
+
+    Attributes:
+        dataset: what it is a snapshot of; of a detached one the dataset that it lies in.
+        path: its whole name on the NAS.
+        maker: who made it, a `Maker`; `how` says what tells so.
+        used_bytes: what it alone keeps; several together keep more.
+        holds: None if the NAS was not asked.
+        volume_snapshot: `namespace/name`.
+        verdict: a `SnapshotVerdict`.
+    """
+
+    nas: str
+    dataset: str
+    name: str
+    path: str = ""
+    maker: str = ""
+    how: str = ""
+    created_at: datetime | None = None
+    used_bytes: int | None = None
+    referenced_bytes: int | None = None
+    holds: tuple[str, ...] | None = None
+    clones: tuple[str, ...] = ()
+    cluster: str = ""
+    volume: str = ""
+    namespace: str = ""
+    claim: str = ""
+    volume_snapshot: str = ""
+    content: str = ""
+    tasks: tuple[str, ...] = ()
+    verdict: str = ""
+    findings: int = 0
+    detached: bool = False
+
+
+class CheckedItem(msgspec.Struct, frozen=True):
+    """One thing that `truetally validate` looked at.
+
+    Attributes:
+        outcome: `ok`, `unknown`, `warning` or `error`.
+        fix: what to do; empty if nothing is to be done.
+    """
+
+    check: str
+    about: str
+    outcome: str
+    found: str
+    fix: str = ""
+
+
+class ValidationAnswer(msgspec.Struct, frozen=True):
+    """Everything that was looked at; while truetally is not ready, more may be unknown than need be."""
+
+    items: tuple[CheckedItem, ...]
+    ready: bool = True
+    ready_detail: str = ""
+
+
 class RuleAnswer(msgspec.Struct, frozen=True):
     """A rule: what it looks for, what it needs to know for that, and how to mend what it finds."""
 
@@ -171,6 +230,21 @@ class VolumesAnswer(msgspec.Struct, frozen=True):
     """A list of volumes; `ready` as with findings."""
 
     volumes: tuple[VolumeAnswer, ...]
+    ready: bool = True
+    ready_detail: str = ""
+
+
+class SnapshotsAnswer(msgspec.Struct, frozen=True):
+    """A list of snapshots; `ready` as with findings.
+
+    Attributes:
+        returns_at_least_bytes: what would come back if all listed ones were destroyed, as far as it is sure.
+        returns_at_most_bytes: the most that could; None where the NAS does not tell enough.
+    """
+
+    snapshots: tuple[SnapshotAnswer, ...]
+    returns_at_least_bytes: int = 0
+    returns_at_most_bytes: int | None = None
     ready: bool = True
     ready_detail: str = ""
 
