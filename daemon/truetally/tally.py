@@ -10,7 +10,7 @@ import contextlib
 import difflib
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import chain
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from truetally import __version__
 from truetally.clock import Clock
 from truetally.csi import democratic_csi as csi
 from truetally.errors import HistoryUnavailable, NotFound
-from truetally.findings import catalogue, inhibition, orphans
+from truetally.findings import catalogue, inhibition, orphans, snapshot_list
 from truetally.findings.rule import Clear, gaps
 from truetally.graph import chains
 from truetally.graph.explain import links
@@ -30,10 +30,13 @@ from truetally.history.history import History
 from truetally.model import kubernetes as k8s
 from truetally.model import truenas
 from truetally.model.answers import (
+    CheckedItem,
     Explanation,
     IncompleteKind,
     ReceiverAnswer,
     RuleAnswer,
+    SnapshotAnswer,
+    SnapshotsAnswer,
     SourceAnswer,
     StatusAnswer,
     VolumeAnswer,
@@ -41,8 +44,11 @@ from truetally.model.answers import (
 from truetally.model.findings import Finding, Severity, State, Transition
 from truetally.model.observations import SourceState, SourceStatus
 from truetally.model.refs import KUBERNETES_KINDS, TRUENAS_KINDS, Kind, Ref
+from truetally.model.snapshots import SnapshotOrder, SnapshotVerdict
 from truetally.pace import Pace
 from truetally.reconciler import Reconciler
+from truetally.validation import Outcome, validate
+from truetally.validation.checks import CHECKS
 
 _RESOLVED_SHOWN = 1000
 
@@ -257,6 +263,13 @@ class Tally:
             for rule in catalogue.RULES
         ]
 
+    def validation(self) -> Sequence[CheckedItem]:
+        """Whether classes, drivers and NAS fit together, the worst first."""
+        items = validate(CHECKS, self._reconciler.world())
+        order = list(Outcome)
+        found = sorted(items, key=lambda item: (-order.index(item.outcome), item.check, item.about))
+        return [CheckedItem(i.check, i.about, i.outcome.value, i.found, i.fix) for i in found]
+
     # Volumes
 
     async def volumes(
@@ -274,6 +287,52 @@ class Tally:
             if state is None or answer.state.lower() == state.lower():
                 found.append(answer)
         return found
+
+    # Snapshots
+
+    async def snapshots(
+        self,
+        *,
+        source: str | None,
+        volume: str | None,
+        verdict: SnapshotVerdict | None,
+        older_than: timedelta | None,
+        order: SnapshotOrder,
+    ) -> SnapshotsAnswer:
+        """The snapshots that match everything given, and what would come back without them.
+
+        Raises:
+            NotFound: nothing is called like the volume, with the nearest names.
+        """
+        world = self._reconciler.world()
+        found: list[SnapshotAnswer] = []
+        pace = Pace()
+        for answer in snapshot_list.SnapshotList(world, self._reconciler.ledger.findings()):
+            await pace.breathe()
+            if answer is None or source not in (None, answer.cluster, answer.nas):
+                continue
+            if volume is not None and not snapshot_list.is_of(answer, volume):
+                continue
+            if verdict is not None and answer.verdict != verdict.value:
+                continue
+            # Whose age is unknown cannot be said to be older.
+            if older_than is None or (answer.created_at and world.now - answer.created_at > older_than):
+                found.append(answer)
+        if not found and volume is not None:
+            self._refuse_unknown_volume(volume)
+        largest_first = order is SnapshotOrder.SIZE
+        found.sort(key=snapshot_list.by_size if largest_first else snapshot_list.by_name)
+        space = snapshot_list.space(world, found)
+        ready, detail = self.ready()
+        return SnapshotsAnswer(tuple(found), space.at_least_bytes, space.at_most_bytes, ready, detail)
+
+    def _refuse_unknown_volume(self, volume: str) -> None:
+        kinds = (Kind.PERSISTENT_VOLUME, Kind.PERSISTENT_VOLUME_CLAIM, Kind.DATASET)
+        names = {ref.name for kind in kinds for ref in self._reconciler.graph.refs(kind)}
+        names |= {name.rpartition("/")[2] for name in names}
+        if volume not in names:
+            near = difflib.get_close_matches(volume, sorted(names), 3, 0.5)
+            raise NotFound(f"no volume, claim or dataset is called {volume}", near)
 
     def _bound(self, world: World, findings: Mapping[Ref, int]) -> Iterator[VolumeAnswer]:
         for ref in sorted(self._reconciler.graph.refs(Kind.PERSISTENT_VOLUME)):

@@ -16,17 +16,21 @@ import structlog
 from truetally.api.server import StatusServer
 from truetally.errors import HistoryUnavailable, NotFound, TruetallyError
 from truetally.model.answers import (
+    CheckedItem,
     Explanation,
     IncompleteKind,
     Link,
     ReceiverAnswer,
     RuleAnswer,
+    SnapshotAnswer,
+    SnapshotsAnswer,
     SourceAnswer,
     StatusAnswer,
     VolumeAnswer,
 )
 from truetally.model.findings import Acknowledgement, Finding, Severity, State, Transition, fingerprint
 from truetally.model.refs import Kind, Ref
+from truetally.model.snapshots import SnapshotOrder, SnapshotVerdict
 from truetally.settings import ApiSettings
 
 NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -124,6 +128,29 @@ def a_volume(**changes: object) -> VolumeAnswer:
     return msgspec.structs.replace(volume, **changes)
 
 
+def a_snapshot(**changes: object) -> SnapshotAnswer:
+    snapshot = SnapshotAnswer(
+        nas="nas1",
+        dataset="tank/k8s/volumes/pvc-1",
+        name="snapshot-7c1d2e3f-0000-4000-8000-00000000000a",
+        path="tank/k8s/volumes/pvc-1@snapshot-7c1d2e3f-0000-4000-8000-00000000000a",
+        maker="csi",
+        how="VolumeSnapshotContent snapcontent-1 (prod) refers to it",
+        created_at=NOON - timedelta(days=40),
+        used_bytes=2**20,
+        referenced_bytes=5 * 2**30,
+        clones=("tank/k8s/volumes/pvc-2",),
+        cluster="prod",
+        volume="pvc-1",
+        namespace="media",
+        claim="data",
+        volume_snapshot="media/nightly",
+        content="snapcontent-1",
+        verdict="referenced",
+    )
+    return msgspec.structs.replace(snapshot, **changes)
+
+
 class FakeTally:
     """Answers from lists that the test fills; remembers what it was asked to acknowledge."""
 
@@ -131,6 +158,9 @@ class FakeTally:
         self.known = [a_finding()]
         self.explanations = {"pvc": {"media/data": an_explanation()}}
         self.listed = [a_volume()]
+        self.snapshots_known = [a_snapshot()]
+        self.space: tuple[int, int | None] = (2**20, 3 * 2**20)
+        self.asked: list[tuple[object, ...]] = []
         self.readiness = (True, "")
         self.alive = True
         self.state = a_status()
@@ -182,6 +212,32 @@ class FakeTally:
             if source in (None, volume.cluster, volume.nas)
             and namespace in (None, volume.namespace)
             and state in (None, volume.state)
+        ]
+
+    async def snapshots(
+        self,
+        *,
+        source: str | None,
+        volume: str | None,
+        verdict: SnapshotVerdict | None,
+        older_than: timedelta | None,
+        order: SnapshotOrder,
+    ) -> SnapshotsAnswer:
+        self.asked.append((source, volume, verdict, older_than, order))
+        found = [
+            each
+            for each in self.snapshots_known
+            if source in (None, each.cluster, each.nas) and verdict in (None, each.verdict)
+        ]
+        if volume is not None and not any(each.volume == volume for each in found):
+            raise NotFound(f"no volume is called {volume}", [each.volume for each in found])
+        ready, detail = self.readiness
+        return SnapshotsAnswer(tuple(found), *self.space, ready, detail)
+
+    def validation(self) -> Sequence[CheckedItem]:
+        return [
+            CheckedItem("service-running", "service nfs (nas1)", "error", "it is STOPPED", "start nfs on nas1"),
+            CheckedItem("one-default-class", "StorageClasses (prod)", "ok", "the default is truenas-nfs"),
         ]
 
     def rules(self) -> Sequence[RuleAnswer]:

@@ -112,6 +112,7 @@ async def test_a_finding_is_found_by_the_beginning_of_its_fingerprint(tally, pat
     [
         "/api/v1/explain/pvc?name=media/data&source=prod",
         "/api/v1/volumes?namespace=media",
+        "/api/v1/snapshots?volume=pvc-1&verdict=referenced&older_than=1d&order=size",
         "/api/v1/rules",
         "/api/v1/rules/source-unavailable",
         "/healthz",
@@ -175,6 +176,10 @@ async def test_probes_tell_when_the_daemon_is_not_well(tally, path):
         ("/api/v1/findings?rule=dataset-without-volumes", 400, ["dataset-without-volume"]),
         ("/api/v1/findings?source=nas2", 400, ["nas1"]),
         ("/api/v1/volumes?source=prot", 400, ["prod"]),
+        ("/api/v1/snapshots?verdict=orphan", 400, ["orphaned"]),
+        ("/api/v1/snapshots?older_than=30", 400, []),
+        ("/api/v1/snapshots?source=nas2&verdict=orphaned", 400, ["nas1"]),
+        ("/api/v1/snapshots?volume=pvc-2", 404, ["pvc-1"]),
         ("/api/v1/explain/pvx?name=a", 400, ["pv", "pvc"]),
         ("/api/v1/explain/pvc", 400, []),
         ("/api/v1/explain/pvc?name=a&name=b", 400, []),

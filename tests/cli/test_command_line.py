@@ -31,6 +31,7 @@ QUESTIONS = {
     "history": ("findings", "history", ID),
     "explain": ("explain", "pvc", "media/data"),
     "volumes": ("volumes",),
+    "snapshots": ("snapshots",),
     "rules": ("rules",),
     "rule": ("rules", "show", "dataset-without-volume"),
 }
@@ -367,3 +368,13 @@ def test_something_else_on_the_socket_is_told(program, tmp_path):
 
 def test_the_subject_of_a_golden_finding_is_what_its_fingerprint_is_made_of():
     assert msgspec.json.decode((GOLDEN / "finding.json").read_bytes())["subject"]["name"] == ORPHAN.name
+
+
+def test_validate_shows_what_is_wrong_with_what_to_do_and_fails(daemon, truetally):
+    result = truetally("validate")
+    assert "service nfs (nas1)" in result.output
+    assert "start nfs on nas1" in result.output
+    assert "the default is truenas-nfs" not in result.output
+    assert "1 error, 0 warning, 0 unknown, 1 ok" in result.output
+    assert result.exit_code == 5
+    assert "the default is truenas-nfs" in truetally("validate", "--all").output

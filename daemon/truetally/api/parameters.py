@@ -7,15 +7,19 @@ ignored would list everything, and a script would believe it.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from datetime import timedelta
 from difflib import get_close_matches
 from enum import StrEnum
 from typing import TypeVar
 
 from aiohttp import web
+from pydantic import TypeAdapter, ValidationError
 
 from truetally.api.problems import BadQuestion
+from truetally.settings import Duration
 
 _LONGEST = 1024
+_DURATION: TypeAdapter[timedelta] = TypeAdapter(Duration)
 
 Word = TypeVar("Word", bound=StrEnum)
 
@@ -47,6 +51,19 @@ def word_set(request: web.Request, name: str, words: type[Word]) -> frozenset[Wo
     """The parameter as words with commas between them, or given several times; None without any."""
     given = [part.strip() for value in request.query.getall(name, []) for part in value.split(",")]
     return frozenset(_one_of(words, name, part) for part in given if part) or None
+
+
+def duration(request: web.Request, name: str) -> timedelta | None:
+    """The parameter as a duration with its unit, like 30d, or None if it isn't given."""
+    given = text(request, name)
+    if given is None:
+        return None
+    try:
+        return _DURATION.validate_python(given)
+    except ValidationError:
+        raise BadQuestion(
+            f"{name} is {given!r}, and has to be a duration like 90s, 10m, 1h30m or 30d"
+        ) from None
 
 
 def known(name: str, given: str, names: Collection[str]) -> str:

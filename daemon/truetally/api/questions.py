@@ -7,10 +7,19 @@ the history, and may fail with HistoryUnavailable, or go through every volume in
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Protocol
 
-from truetally.model.answers import Explanation, RuleAnswer, StatusAnswer, VolumeAnswer
+from truetally.model.answers import (
+    CheckedItem,
+    Explanation,
+    RuleAnswer,
+    SnapshotsAnswer,
+    StatusAnswer,
+    VolumeAnswer,
+)
 from truetally.model.findings import Finding, Severity, State, Transition
+from truetally.model.snapshots import SnapshotOrder, SnapshotVerdict
 
 EXPLAINABLE = ("pvc", "pv", "dataset", "snapshot", "share", "target")
 """The kinds that can be explained, as people type them."""
@@ -57,8 +66,28 @@ class Tally(Protocol):
         """The volumes that match everything given."""
         ...
 
+    async def snapshots(
+        self,
+        *,
+        source: str | None,
+        volume: str | None,
+        verdict: SnapshotVerdict | None,
+        older_than: timedelta | None,
+        order: SnapshotOrder,
+    ) -> SnapshotsAnswer:
+        """The snapshots that match everything given, and what would come back without them.
+
+        Raises:
+            NotFound: nothing is called like the volume.
+        """
+        ...
+
     def rules(self) -> Sequence[RuleAnswer]:
         """All rules, also those that are disabled."""
+        ...
+
+    def validation(self) -> Sequence[CheckedItem]:
+        """Whether classes, drivers and NAS fit together, the worst first."""
         ...
 
     async def acknowledge(self, fingerprint: str, by: str, reason: str) -> Finding:

@@ -19,9 +19,11 @@ from truetally.model.answers import (
     FindingsAnswer,
     RulesAnswer,
     TransitionsAnswer,
+    ValidationAnswer,
     VolumesAnswer,
 )
 from truetally.model.findings import Severity, State
+from truetally.model.snapshots import SnapshotOrder, SnapshotVerdict
 
 TALLY: web.AppKey[Tally] = web.AppKey("TALLY", Tally)
 
@@ -120,6 +122,31 @@ async def _volumes(request: web.Request) -> web.Response:
         _refuse_unknown_names(tally, None, source)
     ready, detail = tally.ready()
     return _answer(VolumesAnswer(tuple(found), ready, detail))
+
+
+@questions.get("/api/v1/snapshots")
+async def _snapshots(request: web.Request) -> web.Response:
+    tally = request.app[TALLY]
+    parameters.refuse_unknown(request, "source", "volume", "verdict", "older_than", "order")
+    source = parameters.text(request, "source")
+    answer = await tally.snapshots(
+        source=source,
+        volume=parameters.text(request, "volume"),
+        verdict=parameters.word(request, "verdict", SnapshotVerdict),
+        older_than=parameters.duration(request, "older_than"),
+        order=parameters.word(request, "order", SnapshotOrder) or SnapshotOrder.NAME,
+    )
+    if not answer.snapshots:
+        _refuse_unknown_names(tally, None, source)
+    return _answer(answer)
+
+
+@questions.get("/api/v1/validation")
+async def _validation(request: web.Request) -> web.Response:
+    parameters.refuse_unknown(request)
+    tally = request.app[TALLY]
+    ready, detail = tally.ready()
+    return _answer(ValidationAnswer(tuple(tally.validation()), ready, detail))
 
 
 @questions.get("/api/v1/rules")

@@ -21,7 +21,13 @@ _COMMANDS = {
         "truetally.cli.explain:explain", "One volume on both sides, and why it is a finding or not."
     ),
     "volumes": Lazy("truetally.cli.volumes:volumes", "All volumes, with what each side knows of them."),
+    "snapshots": Lazy(
+        "truetally.cli.snapshots:snapshots", "All snapshots: whose they are, and what is against them."
+    ),
     "rules": Lazy("truetally.cli.rules:rules", "What truetally looks for, and how to mend it."),
+    "validate": Lazy(
+        "truetally.cli.validate:validate", "Whether classes, drivers and NAS fit together, for CI too."
+    ),
     "run": Lazy("truetally.cli.daemon:run", "Run the daemon in the foreground."),
     "check-config": Lazy("truetally.cli.daemon:check_config", "Find every mistake in a config file."),
     "doctor": Lazy("truetally.cli.doctor:doctor", "Why something cannot be watched, and what to grant."),
