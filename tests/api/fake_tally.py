@@ -236,7 +236,7 @@ class FakeTally:
 
     def validation(self) -> Sequence[CheckedItem]:
         return [
-            CheckedItem("service-running", "service nfs (nas1)", "error", "it is STOPPED", "start nfs on nas1"),
+            CheckedItem("service-running", "service nfs (nas1)", "error", "it is STOPPED", "start nfs on it"),
             CheckedItem("one-default-class", "StorageClasses (prod)", "ok", "the default is truenas-nfs"),
         ]
 

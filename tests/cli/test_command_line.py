@@ -373,7 +373,7 @@ def test_the_subject_of_a_golden_finding_is_what_its_fingerprint_is_made_of():
 def test_validate_shows_what_is_wrong_with_what_to_do_and_fails(daemon, truetally):
     result = truetally("validate")
     assert "service nfs (nas1)" in result.output
-    assert "start nfs on nas1" in result.output
+    assert "start nfs on it" in result.output
     assert "the default is truenas-nfs" not in result.output
     assert "1 error, 0 warning, 0 unknown, 1 ok" in result.output
     assert result.exit_code == 5
