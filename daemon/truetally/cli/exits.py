@@ -26,7 +26,7 @@ Exit codes:
   2    a mistake on the command line or in the configuration
   3    the daemon is not running, cannot be reached or (with --fail-on) is not ready
   4    there is nothing of that name
-  5    findings --fail-on, or validate, found something
+  5    findings --fail-on found something, or validate an error
   141  the reader of the output went away, as in `truetally findings | head -1`
 """
 
