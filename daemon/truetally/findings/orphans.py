@@ -16,6 +16,7 @@ import msgspec
 from truetally.csi import democratic_csi as csi
 from truetally.findings.ownership import IGNORE, Ownership, exemption_mark, ownership
 from truetally.findings.rule import Clear, Evidence, Judgement, Order, Reread, Rule
+from truetally.findings.storage_first import REFERRING
 from truetally.findings.volumes import ignored, nas_of_volume
 from truetally.graph import chains
 from truetally.graph.graph import value_of
@@ -27,17 +28,6 @@ from truetally.model.refs import Kind, Ref
 from truetally.model.truenas import Dataset, DatasetUse, Origin
 from truetally.settings import DriverSettings
 
-# Whatever may refer to a dataset, in Kubernetes; all of it is read again before an accusation.
-REFERRING = frozenset(
-    {
-        Kind.PERSISTENT_VOLUME,
-        Kind.PERSISTENT_VOLUME_CLAIM,
-        Kind.POD,
-        Kind.VOLUME_ATTACHMENT,
-        Kind.VOLUME_SNAPSHOT,
-        Kind.VOLUME_SNAPSHOT_CONTENT,
-    }
-)
 _STORAGE = frozenset(
     {
         Kind.POOL,

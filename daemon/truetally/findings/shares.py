@@ -19,9 +19,9 @@ from datetime import timedelta
 import msgspec
 
 from truetally.csi import democratic_csi as csi
-from truetally.findings import orphans
+from truetally.findings import orphans, storage_first
 from truetally.findings.ownership import IGNORE, Ownership, exemption_mark, ownership_of_name
-from truetally.findings.rule import Clear, Evidence, Judgement, Order, Reread, Rule
+from truetally.findings.rule import Clear, Evidence, Judgement, Reread, Rule
 from truetally.graph import chains
 from truetally.graph.correlate import path_of_namespace
 from truetally.graph.graph import value_of
@@ -278,11 +278,7 @@ def _references(left: _Leftover, world: World) -> Iterator[chains.Reference]:
         yield from chains.references_to_target(world, left.nas, left.target)
     if left.subsystem is not None:
         yield from chains.references_to_subsystem(world, left.nas, left.subsystem)
-    keys = [f"h:{left.volume}", *(f"u:{uuid}" for uuid in csi.uuids_in(left.volume))]
-    keys += [f"v:{cluster}/{left.volume}" for cluster in world.clusters]
-    for key in keys:
-        for ref in world.sharing(key, *orphans.REFERRING):
-            yield chains.Reference(ref, f"the name {left.volume} agrees", chains.WEAK)
+    yield from chains.references_to_name(world, left.volume)
 
 
 def _users(left: _Leftover, world: World) -> Iterator[str]:
@@ -317,7 +313,7 @@ def _use(left: _Leftover, world: World) -> truenas.DatasetUse:
 
 def _elsewhere(left: _Leftover, world: World) -> Iterator[str]:
     """A dataset that bears the volume's name: where it is what is left of it, that is no more wanted."""
-    for ref in _datasets_named(world, left.volume):
+    for ref in chains.datasets_named(world, left.volume):
         dataset = world.dataset(ref.source, ref.name)
         if dataset is None or _is_copy(world, ref, dataset):
             continue
@@ -328,11 +324,6 @@ def _elsewhere(left: _Leftover, world: World) -> Iterator[str]:
         if (verdict := orphans.verdict(found)) is not orphans.Verdict.ORPHAN:
             failing = next((c.text for c in found if c.holds is not True and c.otherwise is verdict), "")
             yield f"its dataset {ref.name} is there, and is {verdict.value}: {failing}"
-
-
-def _datasets_named(world: World, volume: str) -> list[Ref]:
-    keys = [f"h:{volume}", *(f"u:{uuid}" for uuid in csi.uuids_in(volume))]
-    return list(dict.fromkeys(ref for key in keys for ref in world.sharing(key, Kind.DATASET)))
 
 
 def _is_copy(world: World, ref: Ref, dataset: Dataset) -> bool:
@@ -381,7 +372,7 @@ def _parents(left: _Leftover, world: World) -> list[str]:
 
 def _owner(left: _Leftover, world: World) -> Ownership:
     """Whose it is; called when nothing speaks against it, so a dataset of its volume is an orphan."""
-    for ref in _datasets_named(world, left.volume):
+    for ref in chains.datasets_named(world, left.volume):
         dataset = world.dataset(ref.source, ref.name)
         if dataset is not None and not _is_copy(world, ref, dataset):
             return Ownership(True, True, f"dataset {ref.name} of the same volume is orphaned, and is ours")
@@ -440,38 +431,16 @@ def _read_use_of(ref: Ref, world: World) -> list[str]:
     left = _TRACES[ref.kind](ref, world)
     if isinstance(left, Clear):
         return []
-    named = [r.name for r in _datasets_named(world, left.volume) if r.source == left.nas]
+    named = [r.name for r in chains.datasets_named(world, left.volume) if r.source == left.nas]
     return list(dict.fromkeys(path for path in (left.path, *named) if path))
 
 
 def _reread(ref: Ref, world: World) -> Reread:
-    used = _read_use_of(ref, world)
-    objects = {ref} | {Ref(ref.source, Kind.DATASET_USE, path) for path in used}
-    return Reread(
-        Order.STORAGE_FIRST,
-        nas=ref.source,
-        objects=frozenset(objects),
-        nas_kinds=_nas_kinds(ref.kind),
-        cluster_kinds=orphans.REFERRING,
-    )
+    return storage_first.reread(ref, _nas_kinds(ref.kind), _read_use_of(ref, world))
 
 
 def _confirmed(ref: Ref, world: World, since: float) -> str:
-    node = world.node(ref)
-    if node is None or node.asked_at < since:
-        return "it has not been read again"
-    if not world.listed_since(_nas_kinds(ref.kind), (ref.source,), since):
-        return "the NAS has not been read again"
-    read = [node.asked_at]
-    for path in _read_use_of(ref, world):
-        known = world.use(ref.source, path)
-        if known is None or known[1] < since:
-            return f"the use of {path} has not been read"
-        read.append(known[1])
-    read += [world.graph.completeness(ref.source, kind).listed_at or since for kind in _nas_kinds(ref.kind)]
-    if not world.listed_since(orphans.REFERRING, world.clusters, max(read)):
-        return "the clusters have not been read after the NAS"
-    return ""
+    return storage_first.confirmed(ref, world, since, _nas_kinds(ref.kind), _read_use_of(ref, world))
 
 
 def _rule(subject: Kind, id_: str, title: str, fix: str) -> Rule:

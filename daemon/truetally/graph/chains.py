@@ -371,6 +371,28 @@ def _references_by_name(world: World, dataset: truenas.Dataset) -> Iterator[Refe
                 yield Reference(ref, "the volume was made for this claim (uid)", EXACT)
 
 
+_SPEAKING = (
+    *_NAMING,
+    Kind.VOLUME_ATTACHMENT,
+    Kind.VOLUME_SNAPSHOT,
+)
+
+
+def references_to_name(world: World, name: str) -> Iterator[Reference]:
+    """Whatever in any cluster bears a CSI name, is about it, or has the uid in it."""
+    keys = [f"h:{name}", *(f"u:{uuid}" for uuid in csi.uuids_in(name))]
+    keys += [f"v:{cluster}/{name}" for cluster in world.clusters]
+    for key in keys:
+        for ref in world.sharing(key, *_SPEAKING):
+            yield Reference(ref, f"R8: the name {name} agrees", WEAK)
+
+
+def datasets_named(world: World, name: str) -> list[Ref]:
+    """The datasets of every NAS that bear a CSI name, or the uid in it."""
+    keys = [f"h:{name}", *(f"u:{uuid}" for uuid in csi.uuids_in(name))]
+    return list(dict.fromkeys(ref for key in keys for ref in world.sharing(key, Kind.DATASET)))
+
+
 def clones_of(world: World, nas: str, path: str) -> list[Ref]:
     """The datasets that were cloned from snapshots of a dataset and still depend on it."""
     return world.sharing(f"O:{nas}/{path}", Kind.DATASET)
