@@ -25,6 +25,7 @@ from truetally.findings.rule import Clear, gaps
 from truetally.graph import chains
 from truetally.graph.explain import links
 from truetally.graph.graph import value_of
+from truetally.graph.snapshots import total
 from truetally.graph.world import World
 from truetally.history.history import History
 from truetally.model import kubernetes as k8s
@@ -322,9 +323,13 @@ class Tally:
             self._refuse_unknown_volume(volume)
         largest_first = order is SnapshotOrder.SIZE
         found.sort(key=snapshot_list.by_size if largest_first else snapshot_list.by_name)
-        space = snapshot_list.space(world, found)
+        spaces = []
+        for space in snapshot_list.spaces(world, found):
+            await pace.breathe()
+            spaces.append(space)
+        together = total(spaces)
         ready, detail = self.ready()
-        return SnapshotsAnswer(tuple(found), space.at_least_bytes, space.at_most_bytes, ready, detail)
+        return SnapshotsAnswer(tuple(found), together.at_least_bytes, together.at_most_bytes, ready, detail)
 
     def _refuse_unknown_volume(self, volume: str) -> None:
         kinds = (Kind.PERSISTENT_VOLUME, Kind.PERSISTENT_VOLUME_CLAIM, Kind.DATASET)

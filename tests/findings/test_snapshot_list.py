@@ -7,8 +7,8 @@ from datetime import timedelta
 import pytest
 
 from truetally.csi import democratic_csi as csi
-from truetally.findings.snapshot_list import SnapshotList, by_name, by_size, is_of, space
-from truetally.graph.snapshots import Space
+from truetally.findings.snapshot_list import SnapshotList, by_name, by_size, is_of, spaces
+from truetally.graph.snapshots import Space, total
 from truetally.model import kubernetes as k8s
 from truetally.model import truenas
 from truetally.model.findings import Finding, Severity, State, fingerprint
@@ -186,6 +186,6 @@ def test_space_is_told_of_what_could_be_destroyed_now():
     )
     around = world(*WHOLE, a_dataset(snapshots_bytes=100), a_detached(used_bytes=1000), *values)
     every = [each for each in SnapshotList(around, ()) if each is not None]
-    assert space(around, every) == Space(1003, 1000 + 100 - 28)
-    assert space(around, [each for each in every if each.name == "a"]) == Space(1, 100 - 30)
-    assert space(around, []) == Space(0, 0)
+    assert total([*spaces(around, every)]) == Space(1003, 1000 + 100 - 28)
+    assert [*spaces(around, [each for each in every if each.name == "a"])] == [Space(1, 100 - 30)]
+    assert [*spaces(around, [])] == []

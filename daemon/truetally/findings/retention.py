@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
 
 import msgspec
@@ -138,7 +138,11 @@ def _volumes(world: World, ref: Ref) -> Sequence[_Volume]:
 
 
 def _matches(
-    policy: RetentionSettings, made_: Made, dataset: truenas.Dataset, ref: Ref, world: World
+    policy: RetentionSettings,
+    made_: Made,
+    dataset: truenas.Dataset,
+    volumes: Sequence[_Volume],
+    world: World,
 ) -> bool | None:
     """Whether a retention is for a snapshot of the dataset; None if that cannot be known.
 
@@ -147,8 +151,6 @@ def _matches(
     match = policy.match
     if made_.maker.value not in policy.makers:
         return False
-    asks_volume = match.namespace or match.storage_class or match.name
-    volumes = _volumes(world, ref) if asks_volume else ()
     lost = None if csi.is_managed(dataset) and not volumes else False
     answers: list[bool | None] = []
     if match.namespace is not None:
@@ -183,13 +185,13 @@ def _classes(world: World, made_: Made) -> list[str]:
 
 
 def _policy(
-    world: World, ref: Ref, dataset: truenas.Dataset, made_: Made
-) -> tuple[RetentionSettings | None, bool]:
-    """The retention for a snapshot, and whether that is certain."""
-    for policy in world.settings.retention:
-        match _matches(policy, made_, dataset, ref, world):
+    world: World, made_: Made, dataset: truenas.Dataset, volumes: Sequence[_Volume]
+) -> tuple[int | None, bool]:
+    """Which retention is for a snapshot, by its place, and whether that is certain."""
+    for place, policy in enumerate(world.settings.retention):
+        match _matches(policy, made_, dataset, volumes, world):
             case True:
-                return policy, True
+                return place, True
             case None:
                 return None, False
     return None, True
@@ -214,22 +216,33 @@ def _overdue(world: World, ref: Ref) -> tuple[Overdue, ...]:
     dataset = world.dataset(ref.source, ref.name)
     if dataset is None:
         return ()
+    before = _counts_from(world, ref)
+    old = [(r, s) for r, s in _snapshots(world, ref) if s.created_at is not None and s.created_at <= before]
+    volumes = _volumes(world, ref) if old and world.settings.retention else ()
     of_policy: dict[int, list[_Held]] = {}
     found: list[Overdue] = []
-    for snapshot_ref, snapshot in _snapshots(world, ref):
+    for snapshot_ref, snapshot in old:
         made_ = made(world, snapshot_ref)
         if made_ is None or snapshot.created_at is None:
             continue
-        policy, certain = _policy(world, ref, dataset, made_)
+        policy, certain = _policy(world, made_, dataset, volumes)
         if policy is not None:
-            at = world.settings.retention.index(policy)
-            of_policy.setdefault(at, []).append((snapshot_ref, snapshot, made_))
+            of_policy.setdefault(policy, []).append((snapshot_ref, snapshot, made_))
         elif certain and (why := _past_its_task(world, ref, snapshot.created_at, made_)):
             found.append(Overdue(snapshot_ref, snapshot, why))
-    for at, members in of_policy.items():
-        found += _past_policy(world, world.settings.retention[at], members)
+    for place, members in of_policy.items():
+        found += _past_policy(world, world.settings.retention[place], members)
     able = [each for each in found if not _kept_back(world, each)]
     return tuple(sorted(able, key=lambda each: (each.snapshot.created_at, each.ref)))
+
+
+def _counts_from(world: World, ref: Ref) -> datetime:
+    """What is younger is neither overdue nor makes another so."""
+    if world.settings.retention:
+        return _as_of(world)
+    lifetimes = (lifetime(task) for _, task in tasks_covering(world, ref.source, ref.name))
+    shortest = min((life for life in lifetimes if life is not None), default=None)
+    return _as_of(world) - shortest if shortest is not None else datetime.min.replace(tzinfo=UTC)
 
 
 def _past_its_task(world: World, ref: Ref, created_at: datetime, made_: Made) -> str:
@@ -247,11 +260,7 @@ def _past_its_task(world: World, ref: Ref, created_at: datetime, made_: Made) ->
 
 def _past_policy(world: World, policy: RetentionSettings, members: Sequence[_Held]) -> Iterator[Overdue]:
     as_of = _as_of(world)
-    points = [
-        Point(snapshot.name, snapshot.created_at, made_.period)
-        for _, snapshot, made_ in members
-        if snapshot.created_at is not None and snapshot.created_at <= as_of
-    ]
+    points = [Point(s.name, s.created_at, m.period) for _, s, m in members if s.created_at is not None]
     kept = {point.name for point in points}
     if policy.keep is not None:
         kept = kept_by_counts(points, policy.keep)
@@ -259,8 +268,6 @@ def _past_policy(world: World, policy: RetentionSettings, members: Sequence[_Hel
         kept = kept_by_grid(points, grid_steps(policy.grid))
     at = {point.name: point.at for point in points}
     for ref, snapshot, _ in members:
-        if snapshot.name not in at:
-            continue
         if policy.max_age is not None and as_of - at[snapshot.name] > policy.max_age:
             yield Overdue(ref, snapshot, f"the configuration keeps it for {written(policy.max_age)}")
         elif snapshot.name not in kept:

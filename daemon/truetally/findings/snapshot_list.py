@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 from truetally.csi import democratic_csi as csi
 from truetally.findings import catalogue
 from truetally.findings.retention import SNAPSHOT_RETENTION, overdue
 from truetally.graph import chains
 from truetally.graph.graph import value_of
-from truetally.graph.snapshots import Made, Space, clones, made, space_returned, total, volumes_on
+from truetally.graph.snapshots import Made, Space, clones, made, space_returned, volumes_on
 from truetally.graph.world import World
 from truetally.model import kubernetes as k8s
 from truetally.model import truenas
@@ -154,23 +154,21 @@ def is_of(answer: SnapshotAnswer, volume: str) -> bool:
     return bool(volume) and volume in names
 
 
-def space(world: World, listed: Sequence[SnapshotAnswer]) -> Space:
-    """What destroying all of these would free; what is held, cloned or destroyed already frees nothing."""
+def spaces(world: World, listed: Iterable[SnapshotAnswer]) -> Iterator[Space]:
+    """What destroying all of these would free, dataset by dataset.
+
+    What is held, cloned or destroyed already frees nothing now.
+    """
     going: dict[tuple[str, str], set[str]] = defaultdict(set)
-    detached = 0
     for each in listed:
         if each.holds or each.clones or each.verdict == SnapshotVerdict.DEFERRED.value:
             continue
         if each.detached:
-            detached += each.used_bytes or 0
+            yield Space(each.used_bytes or 0, each.used_bytes)
         else:
             going[each.nas, each.dataset].add(each.name)
-    spaces = [Space(detached, detached)]
     for (nas, path), names in going.items():
         dataset = world.dataset(nas, path)
         refs = chains.snapshots_of(world, nas, path)
         snapshots = [s for ref in refs if (s := world.snapshot(ref)) is not None]
-        spaces.append(
-            space_returned(dataset.snapshots_bytes if dataset is not None else None, snapshots, names)
-        )
-    return total(spaces)
+        yield space_returned(dataset.snapshots_bytes if dataset is not None else None, snapshots, names)

@@ -127,7 +127,8 @@ class World:
 
     def sharing(self, key: str, *kinds: Kind) -> list[Ref]:
         """The objects of some kinds that answer to a key, in a stable order."""
-        return sorted(ref for ref in self.graph.sharing(key) if ref.kind in kinds)
+        refs = self.graph.sharing(key)
+        return sorted(ref for ref in refs if ref.kind in kinds) if refs else []
 
     # Completeness
 
