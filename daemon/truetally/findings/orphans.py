@@ -16,7 +16,7 @@ import msgspec
 from truetally.csi import democratic_csi as csi
 from truetally.findings.ownership import IGNORE, Ownership, exemption_mark, ownership
 from truetally.findings.rule import Clear, Evidence, Judgement, Order, Reread, Rule
-from truetally.findings.storage_first import REFERRING
+from truetally.findings.storage_first import REFERRING, USE_IS_VALID, use_of
 from truetally.findings.volumes import ignored, nas_of_volume
 from truetally.graph import chains
 from truetally.graph.graph import value_of
@@ -136,10 +136,9 @@ def _old_enough(world: World, _ref: Ref, dataset: Dataset, _owner: Ownership) ->
 def _no_session(world: World, ref: Ref, dataset: Dataset, _owner: Ownership) -> Condition:
     for user in _users(world, ref, dataset):
         return Condition(8, False, user, Verdict.IN_USE)
-    known = world.use(ref.source, ref.name)
-    if known is None or world.ticks - known[1] > _USE_IS_VALID:
+    use = use_of(world, ref.source, ref.name)
+    if use is None:
         return Condition(8, True, "no session is on it; its use is read before it is accused", Verdict.IN_USE)
-    use, _ = known
     if busy := in_use(use, *_own_attachments(world, ref, dataset)):
         return Condition(8, False, busy, Verdict.IN_USE)
     if use.unknown:
@@ -163,9 +162,6 @@ def _users(world: World, ref: Ref, dataset: Dataset) -> Iterator[str]:
         for client in chains.clients_of(world, nas, csi.dataset_of_mount(dataset.mountpoint or path)):
             yield f"{client} uses it"
 
-
-# What was read of a dataset's use is forgotten after these seconds: then a suspicion may have it read again.
-_USE_IS_VALID = 900.0
 
 # What each driver itself attaches to its volumes; anything else that TrueNAS lists is another use.
 _OWN_ATTACHMENTS = {
@@ -326,7 +322,7 @@ def judge_dataset(
         if is_ is Verdict.IN_FLIGHT and dataset.created_at is not None:
             again_at = dataset.created_at + world.settings.rules.grace
         elif failing is not None and failing.number == 8:
-            again_at = world.now + timedelta(seconds=_USE_IS_VALID)
+            again_at = world.now + USE_IS_VALID
         return Clear(failing.text if failing else "it is orphaned", again_at)
     return Evidence(_summary(wanted, ref), _facts(ref, dataset, found, world))
 

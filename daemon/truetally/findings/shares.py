@@ -14,7 +14,6 @@ path, the name, the IQN or the NQN protects them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from datetime import timedelta
 
 import msgspec
 
@@ -32,8 +31,6 @@ from truetally.model.memories import MemoryKind
 from truetally.model.refs import Kind, Ref
 from truetally.model.truenas import Dataset, Origin
 
-# How long what was read of a path's use counts, and when what only time can change is looked at again.
-_USE_IS_VALID = timedelta(minutes=15)
 # What cannot be read of a path at which there is no dataset; all the rest has to be.
 _OF_A_DATASET = ("attachments:", "processes:")
 
@@ -296,19 +293,12 @@ def _users(left: _Leftover, world: World) -> Iterator[str]:
         yield f"{client} uses it"
     for task in chains.tasks_of(world, left.nas, left.path):
         yield f"{task} names its path"
-    use = _use(left, world)
+    use = storage_first.use_of(world, left.nas, left.path) or truenas.DatasetUse()
     for user in (*use.clients, *use.sessions, *use.jobs):
         yield f"{user} uses its path"
     for unknown in use.unknown:
         if not unknown.startswith(_OF_A_DATASET):
             yield f"its use cannot be read: {unknown}"
-
-
-def _use(left: _Leftover, world: World) -> truenas.DatasetUse:
-    known = world.use(left.nas, left.path)
-    if known is None or world.ticks - known[1] > _USE_IS_VALID.total_seconds():
-        return truenas.DatasetUse()
-    return known[0]
 
 
 def _elsewhere(left: _Leftover, world: World) -> Iterator[str]:
@@ -407,10 +397,10 @@ def _judge(ref: Ref, world: World) -> Judgement:
     if isinstance(left, Clear):
         return left
     if (reason := next(_wanted(left, world), None)) is not None:
-        return Clear(reason, world.now + _USE_IS_VALID)
+        return Clear(reason, world.now + storage_first.USE_IS_VALID)
     owner = _owner(left, world)
     if not (owner.proven and owner.exclusive):
-        return Clear(f"its owner is not known: {owner.text}", world.now + _USE_IS_VALID)
+        return Clear(f"its owner is not known: {owner.text}", world.now + storage_first.USE_IS_VALID)
     absent = f"no dataset is at {left.path}" if left.path else "nothing is linked to it"
     because = (owner.text, absent, "nothing in any watched cluster refers to it, and no session is on it")
     return Evidence(left.says, {**left.facts, "volume": left.volume, "because": because})

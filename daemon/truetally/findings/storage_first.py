@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
+from datetime import timedelta
 
 from truetally.findings.rule import Order, Reread
 from truetally.graph.world import World
 from truetally.model.refs import Kind, Ref
+from truetally.model.truenas import DatasetUse
 
 # Whatever may refer to storage, in Kubernetes.
 REFERRING = frozenset(
@@ -23,6 +25,18 @@ REFERRING = frozenset(
         Kind.VOLUME_SNAPSHOT_CONTENT,
     }
 )
+
+
+# How long what was read of a path's use counts; after that a suspicion may have it read again.
+USE_IS_VALID = timedelta(minutes=15)
+
+
+def use_of(world: World, nas: str, path: str) -> DatasetUse | None:
+    """Who was using a path when that was last read; None if it was not, or too long ago."""
+    known = world.use(nas, path)
+    if known is None or world.ticks - known[1] > USE_IS_VALID.total_seconds():
+        return None
+    return known[0]
 
 
 def reread(ref: Ref, nas_kinds: AbstractSet[Kind], used: Iterable[str]) -> Reread:
