@@ -43,6 +43,8 @@ _QUEUE_BATCHES = 256
 _CONFIRM_AT_ONCE = 200
 _CONFIRM_RETRY = 30.0
 _REVIEW_EVERY = 30.0
+# How often everything is judged anew, whatever has changed.
+_RESYNC_EVERY = 600.0
 
 _EXPECTED = (SourceUnavailable, AccessDenied, CredentialsRefused)
 
@@ -104,6 +106,7 @@ class Reconciler:
         self._tasks: asyncio.TaskGroup | None = None
         self._round: asyncio.Task[None] | None = None
         self._review_at = 0.0
+        self._resync_at = clock.ticks() + _RESYNC_EVERY
         self._review_all = True
 
     @property
@@ -308,7 +311,11 @@ class Reconciler:
             # A neighbour may bear on a finding without being linked to it, and a clock may have jumped.
             self._review_at = world.ticks + _REVIEW_EVERY
             due += self.ledger.subjects()
-        if due:
+        if world.ticks >= self._resync_at:
+            # What is not linked to a subject bears on it as well: its pool, its neighbours, its class.
+            self._resync_at = world.ticks + _RESYNC_EVERY
+            await self._judge(chain(due, self._all_of(catalogue.RULES, world)), world)
+        elif due:
             await self._judge(due, world)
         await self._open_mature(world)
 

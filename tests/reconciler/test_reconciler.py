@@ -264,6 +264,19 @@ async def test_a_volume_whose_dataset_is_gone_is_told_after_cluster_and_then_nas
         assert it.order == [(CLUSTER, "relist"), (NAS, "relist")]
 
 
+async def test_what_a_thing_that_is_not_linked_to_it_had_kept_from_being_found_is_found_a_little_later():
+    async with running(a_dataset()) as it:
+        it.nas.truth[ref_of(a_pool())] = a_pool(status="OFFLINE")
+        await it.read_all()
+        await it.wait(HOUR)
+        it.nas.truth[ref_of(a_pool())] = a_pool()
+        await it.nas.relist(frozenset({Kind.POOL}))
+        await it.settle()
+        await it.wait(600)
+        await it.wait(HOUR + 1)
+        assert (ORPHAN, "open") in it.states()
+
+
 async def test_a_bug_in_a_confirmation_ends_the_reconciler():
     with pytest.raises(ExceptionGroup) as caught:
         await _run_into_a_bug()
