@@ -5,6 +5,7 @@ from __future__ import annotations
 from truetally.findings import (
     broken,
     capacity,
+    copies,
     nas,
     orphans,
     pools,
@@ -32,6 +33,8 @@ RULES: tuple[Rule, ...] = (
     shares.TARGET_LINK_ORPHANED,
     shares.SUBSYSTEM_ORPHANED,
     shares.NAMESPACE_ORPHANED,
+    copies.SNAPSHOT_CONTAINER_EMPTY,
+    copies.CLONE_SOURCE_LEFT,
     broken.VOLUME_SHARE_MISSING,
     broken.VOLUME_SERVES_OTHER_DATA,
     broken.CLAIM_LOST,
