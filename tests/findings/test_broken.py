@@ -15,7 +15,7 @@ from truetally.model import kubernetes as k8s
 from truetally.model import truenas
 from truetally.model.findings import Severity
 from truetally.model.observations import Listed
-from truetally.model.refs import KUBERNETES_KINDS, TRUENAS_KINDS, Kind, Ref
+from truetally.model.refs import KUBERNETES_KINDS, Kind, Ref
 from worlds import (
     CLUSTER,
     DRIVER,
@@ -329,6 +329,20 @@ UNCLEAR = {
         truenas.IscsiTargetExtent(8, 5, 9, 0),
     ),
     "an SMB share of a directory": (smb(), SMB_HOME, smb_share(f"{PARENT}/files/sub")),
+    "the namespace is a file": (
+        an_nvme_volume(),
+        a_zvol(),
+        a_subsystem(),
+        a_namespace("/mnt/tank/x.img", type="FILE", enabled=False),
+    ),
+    "an unmarked zvol has its name": (iscsi(), zvol(user_properties={})),
+    "some of its marks were received": (
+        iscsi(),
+        zvol(
+            user_properties=properties(driver="freenas-api-iscsi")
+            | {"org.example:x": truenas.UserProperty("y", truenas.Origin.RECEIVED)}
+        ),
+    ),
     "another NAS has the marks": (iscsi(), seen(zvol(), source="nas2")),
 }
 
@@ -336,6 +350,39 @@ UNCLEAR = {
 @pytest.mark.parametrize("why", UNCLEAR)
 def test_nothing_is_said_of_a_way_when(why):
     assert accused(MISSING, whole(*UNCLEAR[why])) == []
+
+
+def two_nas():
+    names = (("nas1", "10.0.0.10"), ("nas2", "10.0.0.11"))
+    each = {"username": "u", "api_key": {"env": "K"}}
+    nas = [{"name": n, "url": f"wss://{n}", "addresses": [a]} | each for n, a in names]
+    return settings(nas=nas)
+
+
+ELSEWHERE = {
+    "a share": ("no NFS share", [a_share()]),
+    "an SMB share": ("no SMB share", [smb_share()]),
+    "a target": ("no target", [TARGET, EXTENT, LINK]),
+    "a subsystem": ("no subsystem", [a_subsystem(), a_namespace()]),
+}
+
+
+@pytest.mark.parametrize("what", ELSEWHERE)
+def test_another_nas_does_not_serve_it_by(what):
+    broken, there = ELSEWHERE[what]
+    values, missing = BROKEN[broken]
+    in_world = whole(*values, *[seen(v, source="nas2") for v in there], config=two_nas())
+    assert judge(MISSING, VOLUME, in_world).facts["missing"] == missing
+
+
+def test_an_extent_on_another_nas_is_none_to_link():
+    in_world = whole(iscsi(), zvol(), seen(EXTENT, source="nas2"), config=two_nas())
+    assert "a new DISK extent" in judge(MISSING, VOLUME, in_world).facts["to_mend"]
+
+
+def test_why_a_volume_under_a_shared_parent_is_left_alone():
+    answer = judge(MISSING, VOLUME, whole(*ALONE["the share above exports it too"]))
+    assert answer == Clear(f"the NFS share of /mnt/{PARENT} may serve it")
 
 
 def test_an_inherited_mark_is_none_where_truenas_hides_it():
@@ -378,29 +425,40 @@ def test_the_cluster_is_read_before_the_nas(rule):
     assert reread.nas_kinds | reread.cluster_kinds == declared.needs
 
 
-def read_again(in_world, cluster_at, nas_at):
-    values = [in_world.volume(VOLUME), in_world.claim(CLAIM)]
-    for value in values:
-        in_world.graph.apply(seen(value, cluster_at), Changes())
-    for source, kinds, at in ((CLUSTER, KUBERNETES_KINDS, cluster_at), (NAS, TRUENAS_KINDS, nas_at)):
-        for kind in kinds:
-            names = frozenset(in_world.graph.nodes(source, kind))
-            in_world.graph.apply(Listed(source, kind, names, at), Changes())
+def read_again(in_world, listed):
+    """Lists kinds again at their times; a volume is seen when its list is asked for."""
+    for kind, at in listed.items():
+        source = CLUSTER if kind in KUBERNETES_KINDS else NAS
+        if kind is Kind.PERSISTENT_VOLUME:
+            in_world.graph.apply(seen(in_world.volume(VOLUME), at), Changes())
+        names = frozenset(in_world.graph.nodes(source, kind))
+        in_world.graph.apply(Listed(source, kind, names, at), Changes())
     return in_world
 
 
-@pytest.mark.parametrize(
-    ("cluster_at", "nas_at", "problem"),
-    [
-        (5.0, 30.0, "the volume has not been read again"),
-        (20.0, 15.0, "the NAS has not been read after the cluster"),
-        (20.0, 30.0, ""),
-    ],
+STORAGE = sorted(catalogue.BY_ID[MISSING].needs - KUBERNETES_KINDS)
+CLUSTER_NOT_READ, NAS_NOT_READ = (
+    "the volume has not been read again",
+    "the NAS has not been read after the cluster",
 )
+PV, PVC = Kind.PERSISTENT_VOLUME, Kind.PERSISTENT_VOLUME_CLAIM
+ORDERS = [
+    ({PV: 20.0, PVC: 20.0} | dict.fromkeys(STORAGE, 30.0), ""),
+    ({PV: 5.0, PVC: 20.0} | dict.fromkeys(STORAGE, 30.0), CLUSTER_NOT_READ),
+    ({PV: 20.0, PVC: 5.0} | dict.fromkeys(STORAGE, 30.0), CLUSTER_NOT_READ),
+    ({PV: 20.0, PVC: 20.0} | dict.fromkeys(STORAGE, 15.0), NAS_NOT_READ),
+    *[
+        ({PV: 20.0, PVC: 20.0} | dict.fromkeys(STORAGE, 30.0) | {late: 15.0}, NAS_NOT_READ)
+        for late in STORAGE
+    ],
+]
+
+
+@pytest.mark.parametrize(("listed", "problem"), ORDERS)
 @pytest.mark.parametrize("rule", [MISSING, OTHER])
-def test_it_is_confirmed_only_in_that_order(rule, cluster_at, nas_at, problem):
+def test_it_is_confirmed_only_in_that_order(rule, listed, problem):
     values, _ = BROKEN["no NFS share"]
-    in_world = read_again(whole(*values), cluster_at, nas_at)
+    in_world = read_again(whole(*values), listed)
     assert catalogue.BY_ID[rule].confirmed(VOLUME, in_world, 10.0) == problem
 
 
@@ -510,8 +568,30 @@ def test_other_data_is_not_said_to_be_served_when(why):
 
 def test_a_zvol_that_was_made_for_the_claim_is_its_own_under_any_name():
     restored = iscsi(handle="h", name="velero-clone-1")
-    in_world = pointing_at_another(volume=restored, served=zvol())
-    assert accused(OTHER, in_world) == []
+    own = zvol(f"{PARENT}/h")
+    assert accused(OTHER, pointing_at_another(own, volume=restored, served=zvol(), home=False)) == []
+    stranger = pointing_at_another(own, volume=restored, home=False)
+    assert accused(OTHER, stranger) == ["velero-clone-1"]
+
+
+def test_two_volumes_of_one_handle_do_not_take_each_others_data():
+    first, second = iscsi(OTHER_NAME), iscsi(OTHER_NAME, "velero-clone-1")
+    assert accused(OTHER, pointing_at_another(second, volume=first, home=False)) == []
+
+
+def test_a_volume_made_by_hand_owns_nothing():
+    by_hand = msgspec.structs.replace(OTHER_VOLUME, annotations={})
+    assert accused(OTHER, pointing_at_another(by_hand, home=False)) == []
+
+
+@pytest.mark.parametrize(
+    ("origin", "leaf"), [(truenas.Origin.LOCAL, "shop-db"), (truenas.Origin.UNKNOWN, OTHER_NAME)]
+)
+def test_a_mark_that_is_surely_its_own_tells_whose_the_zvol_is(origin, leaf):
+    marks = properties(origin, driver="freenas-api-iscsi", volume_name=OTHER_NAME)
+    assert accused(OTHER, pointing_at_another(served=zvol(f"{PARENT}/{leaf}", user_properties=marks))) == [
+        NAME
+    ]
 
 
 def test_a_disabled_extent_serves_nobody():

@@ -220,6 +220,11 @@ BLOCKED = {
         (leaving_content(VSC_BOUND), REGISTERED, a_snapshot(holds=("zrepl",))),
         (f"ZFS snapshot {PATH}@snapshot-{SNAPSHOT_UID} is held (zrepl)",),
     ),
+    "a content by no snapshot that nobody holds": (
+        CONTENT_STUCK,
+        (leaving_content(VSC_BOUND), REGISTERED, a_snapshot()),
+        (),
+    ),
     "a content by a snapshotter that has not finished": (
         CONTENT_STUCK,
         (

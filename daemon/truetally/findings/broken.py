@@ -243,7 +243,7 @@ def _judge_data(ref: Ref, world: World) -> Judgement:
     for dataset in (served, home):
         if dataset is not None and (mark := exemption_mark(dataset)):
             return Clear(f"{dataset.path} is exempted by its property truetally:ignore={mark}")
-    if reason := _its_own(served, home, mount):
+    if reason := _its_own(served, mount):
         return Clear(reason)
     owner = _owner_of(ref, served, world)
     if home is None and owner is None:
@@ -273,10 +273,8 @@ def _dataset_at(world: World, nas: str, path: str) -> Dataset | None:
     return None
 
 
-def _its_own(served: Dataset, home: Dataset | None, mount: _Mount) -> str:
+def _its_own(served: Dataset, mount: _Mount) -> str:
     """Why the dataset that is served may well be the volume's own; empty if it is marked as another's."""
-    if home is not None and served.path == home.path:
-        return "it leads to its own dataset"
     marked = csi.own(served, csi.VOLUME_NAME)
     if not csi.is_managed(served) or not marked or csi.own(served, csi.SNAPSHOT_NAME):
         return f"{served.path} is marked as no volume's; somebody may have put it there"
@@ -450,7 +448,7 @@ _IN_FLIGHT = "snapshot.storage.kubernetes.io/volumesnapshot-being-"
 def _snapshot_of(ref: Ref, content: k8s.VolumeSnapshotContent, world: World) -> Ref | None:
     """A VolumeSnapshot that the content was made for, or that names the content."""
     cluster = ref.source
-    named = [r for r in world.sharing(f"k:{cluster}/{ref.name}", Kind.VOLUME_SNAPSHOT) if r.source == cluster]
+    named = world.sharing(f"k:{cluster}/{ref.name}", Kind.VOLUME_SNAPSHOT)
     uid = content.snapshot_uid.lower()
     same = [r for r in world.sharing(f"u:{uid}", Kind.VOLUME_SNAPSHOT) if r.source == cluster]
     return next(iter(named + same), None)

@@ -259,7 +259,7 @@ def _blockers_of_content(
         return
     for each in world.sharing(f"k:{ref.source}/{ref.name}", Kind.VOLUME_SNAPSHOT):
         snapshot = value_of(world.node(each), k8s.VolumeSnapshot)
-        if each.source == ref.source and snapshot is not None and snapshot.deleted_at is None:
+        if snapshot is not None and snapshot.deleted_at is None:
             yield f"VolumeSnapshot {each.name} still uses it"
     handle = content.snapshot_handle or content.source_snapshot_handle
     # A detached snapshot is a dataset, and cannot be destroyed while volumes are cloned from it (issue #549).
