@@ -115,6 +115,16 @@ def test_a_snapshot_is_not_past_the_lifetime_of_its_task_if(values):
     assert accused(RULE, world(*WHOLE, *values)) == []
 
 
+def test_without_snapshots_there_is_no_retention():
+    assert judge(RULE, HERE, world(*WHOLE, a_task())).reason == "it has no snapshots"
+
+
+@pytest.mark.parametrize(("number", "said"), [(1, "Snapshot auto-"), (2, "2 snapshots of ")])
+def test_one_is_called_by_its_name_and_several_are_counted(number, said):
+    around = world(*WHOLE, *(auto(16 + n) for n in range(number)), a_task())
+    assert judge(RULE, HERE, around).summary.startswith(said)
+
+
 @pytest.mark.parametrize("kind", [Kind.SNAPSHOT, Kind.SNAPSHOT_TASK, Kind.REPLICATION_TASK, Kind.DATASET])
 def test_nothing_is_past_its_retention_before_the_nas_is_known(kind):
     assert judge(RULE, HERE, world(*WHOLE, auto(16), a_task(), incomplete={(NAS, kind)})) is None
@@ -131,6 +141,21 @@ def test_it_is_looked_at_again_when_the_next_one_is_due():
     assert found.again_at == NOW + timedelta(days=3, seconds=1)
     due = world(*WHOLE, auto(10), auto(12), a_task(), now=found.again_at)
     assert isinstance(judge(RULE, HERE, due), Evidence)
+
+
+def test_at_the_very_end_of_its_time_a_snapshot_is_not_past_it():
+    assert judge(RULE, HERE, world(*WHOLE, auto(15), a_task())).again_at == NOW + timedelta(seconds=1)
+    assert past(keeping({"max_age": "7d"}), csi(8)) == []
+
+
+@pytest.mark.parametrize(("entry", "days"), [({"max_age": "7d"}, 7.9), ({"keep": {"daily": 1}}, 0.9)])
+def test_a_configured_retention_is_looked_at_again_when_it_is_due(entry, days):
+    config = keeping(entry)
+    values = (csi(days, 1), csi(0, 2), csi(2.5, 3) if "keep" in entry else csi(0.5, 3))
+    found = judge(RULE, HERE, world(*WHOLE, *values, config=config))
+    assert isinstance(found, Clear)
+    assert found.again_at == NOW + timedelta(days=0.1, seconds=1)
+    assert isinstance(judge(RULE, HERE, world(*WHOLE, *values, config=config, now=found.again_at)), Evidence)
 
 
 def test_where_nothing_is_said_nothing_is_waited_for():
@@ -218,6 +243,25 @@ def test_whose_volume_is_gone_is_not_held_to_a_later_entry(what):
     lost = world(a_pool(), a_dataset(), csi(30), config=config)
     assert overdue(lost, HERE) == ()
     assert [o.snapshot.name for o in overdue(world(*WHOLE, csi(30), config=config), HERE)] == [csi(30).name]
+
+
+def test_what_was_never_a_volume_is_held_to_the_entry_for_all():
+    config = keeping({"match": {"namespace": "books"}, "max_age": "900d"}, {"max_age": "1d"})
+    home, snapshot = a_dataset("tank/home", user_properties={}), auto(30, "tank/home")
+    assert overdue(world(a_pool(), home, snapshot, config=config), ref_of(home))
+
+
+def test_what_may_be_another_entrys_is_not_held_to_its_task_either():
+    config = keeping({"match": {"namespace": "books"}, "max_age": "900d"})
+    assert overdue(world(a_pool(), a_dataset(), auto(16), a_task(), config=config), HERE) == ()
+    assert past(config, auto(16), a_task()) == [auto(16).name]
+
+
+def test_an_entry_for_another_class_leaves_a_snapshot_of_a_known_class_to_the_next():
+    config = keeping({"match": {"snapshot_class": "books"}, "max_age": "900d"}, {"max_age": "1d"})
+    uid = csi(30).name.removeprefix("snapshot-")
+    taken = k8s.VolumeSnapshot("default", "snap", uid, NOW, snapshot_class="nightly")
+    assert past(config, csi(30), taken) == [csi(30).name]
 
 
 def test_the_namespace_of_a_content_outlives_the_volume():
@@ -328,6 +372,8 @@ def as_zrepl_prunes(each: list[Point], steps) -> list[Point]:
 def test_beyond_the_grid_nothing_is_kept():
     assert kept_by_grid(points(0, 0.5, 1.5, 30), grid_steps("1x1h(keep=all)|1x1d")) == {"0h", "0.5h", "1.5h"}
     assert kept_by_grid([], grid_steps("1x1h")) == set()
+    # What is as old as the grid is long is still in it, as zrepl has it.
+    assert kept_by_grid(points(0, 1), grid_steps("1x1h")) == {"0h", "1h"}
     assert kept_by_grid(points(0, 0.2, 0.4, 0.6), grid_steps("1x1h")) == {"0h", "0.2h", "0.6h"}
 
 
@@ -372,6 +418,7 @@ def test_volumes_may_have_another_limit_than_other_datasets():
     other = a_dataset("tank/home", user_properties={})
     homes = [auto(day, "tank/home") for day in range(3)]
     assert accused(COUNT, world(*WHOLE, other, *many(3), *homes, config=config)) == [PATH]
+    assert accused(COUNT, world(a_pool(), a_dataset(), *many(3), config=config)) == [PATH]
     # A dataset that a volume mounts is a volume's, whoever made it.
     adopted = a_dataset(user_properties={})
     assert accused(COUNT, world(a_pool(), adopted, a_volume(), *many(3), config=config)) == [PATH]
