@@ -161,7 +161,7 @@ def test_size_is_what_datasets_can_use_and_not_the_raw_size_of_raidz():
 NO_PROMISE = {
     "it has no quota": a_dataset("tank/x"),
     "it is a read-only replica": a_thin("x", 3000 * GIB, readonly=True),
-    "it is on another pool": a_dataset("fast/x", quota_bytes=3000 * GIB),
+    "it is on another pool": a_dataset("fast", quota_bytes=3000 * GIB),
     "all of it is reserved": a_thin("x", 3000 * GIB, reserved_bytes=3000 * GIB),
 }
 
@@ -250,9 +250,7 @@ QUIET = {
     "its claim is exempted": nfs(a_full(99), a_claim(annotations={"truetally.io/ignore": "true"})),
     "its dataset is exempted": nfs(a_full(99, user_properties=properties(ignore="wanted"))),
     "it is on a foreign server": nfs(a_full(99), volume=a_volume(csi=a_csi_source(server="10.9.9.9"))),
-    "only its name agrees": world(
-        a_pool(), a_full(99), a_volume(csi=a_csi_source(server="10.0.0.10", share="/mnt/tank/other"))
-    ),
+    "only its name agrees": world(a_pool(), a_full(99), an_nvme_volume()),
 }
 
 
@@ -309,7 +307,7 @@ def test_a_zvol_smaller_than_its_volume_is_found():
 SAME = {
     "they are the same": nfs(a_dataset(quota_bytes=GIB)),
     "quotas are disabled": nfs(a_dataset(), volume=a_volume(capacity_bytes=10 * GIB)),
-    "the volume promises nothing": nfs(a_dataset(quota_bytes=GIB), volume=a_volume(capacity_bytes=0)),
+    "the volume promises nothing": nfs(a_dataset(quota_bytes=5 * GIB), volume=a_volume(capacity_bytes=0)),
     "the least quota is 1 GiB": nfs(a_dataset(quota_bytes=GIB), volume=a_volume(capacity_bytes=GIB // 2)),
     "the volsize is rounded up to its block": block(
         a_zvol(volsize_bytes=GIB + 16383, volblocksize_bytes=16384), an_nvme_volume(capacity_bytes=GIB)

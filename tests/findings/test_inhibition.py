@@ -31,6 +31,7 @@ from worlds import (
     an_attachment,
     an_nvme_volume,
     ref_of,
+    seen,
     world,
 )
 
@@ -147,6 +148,12 @@ def test_a_pool_that_serves_hides_nothing(status):
 def test_a_volume_that_nobody_knows_the_place_of_is_not_hidden():
     lost = world(GONE, a_volume(csi=k8s.CsiSource("d", NAME)))
     assert not hides(ill(), VOLUME, lost)
+
+
+def test_a_volume_of_the_same_handle_in_another_cluster_does_not_place_a_content():
+    about = a_finding("content-without-snapshot", ref_of(a_content()))
+    assert hides(ill(), about, world(GONE, a_content(), seen(a_volume(), source=CLUSTER)))
+    assert not hides(ill(), about, world(GONE, a_content(), seen(a_volume(), source="other")))
 
 
 # What is shown

@@ -19,8 +19,8 @@ This page is made from the rules themselves (`make rules`); `truetally rules` sa
 runs, with its settings.
 
 *Told after* is how long something must stand before it is told, by default. *Read again* says that the
-sources are asked once more before that. While one of the kinds that a rule needs cannot be read in full, its findings
-are held: neither resolved nor opened.
+sources are asked once more before that. While one of the kinds that a rule needs cannot be read in full, its
+findings are held: neither resolved nor opened.
 
 A rule can be disabled (`rules.disabled`), given another severity (`rules.severities`) and exempted from
 (`exemptions`) in the configuration, where its thresholds stand too.
