@@ -112,9 +112,14 @@ def _home(world: World, mount: _Mount) -> Dataset | None:
     refs = dict.fromkeys(ref for name in names for ref in world.sharing(f"h:{name}", Kind.DATASET))
     datasets = (world.dataset(ref.source, ref.name) for ref in refs if ref.source == mount.nas)
     own = [d for d in datasets if d is not None and _is_home(d, mount)]
-    if len(own) != 1 or not ownership(world, mount.nas, own[0]).proven:
-        return None
-    return own[0]
+    return own[0] if len(own) == 1 else None
+
+
+def _is_surely_home(world: World, mount: _Mount, home: Dataset) -> bool:
+    """Whether the dataset lies where volumes of a watched cluster lie; a copy of it may lie anywhere."""
+    if mount.backend.protocol is csi.Protocol.NFS and home.path == mount.backend.path:
+        return True
+    return ownership(world, mount.nas, home).proven
 
 
 def _is_home(dataset: Dataset, mount: _Mount) -> bool:
@@ -143,6 +148,10 @@ def _judge_share(ref: Ref, world: World) -> Judgement:
     mount = _mount(ref, world)
     if isinstance(mount, Clear):
         return mount
+    way = exposure(world, mount.nas, mount.volume, mount.backend, "")
+    served = _dataset_at(world, mount.nas, way.path) if way.path else None
+    if served is not None and not served.locked:
+        return Clear(f"it is served by {way.by}")
     home = _expected(world, mount)
     if home is None:
         return Clear("which dataset is its own is not known")
@@ -153,13 +162,13 @@ def _judge_share(ref: Ref, world: World) -> Judgement:
     if home.locked:
         locked = Exposure(broken=f"dataset {home.path} is locked", mend=f"unlock dataset {home.path}")
         return _unmountable(ref, world, mount, home, locked)
+    if served is not None:
+        return Clear(f"{served.path}, to which {way.by} leads, is locked")
     way = exposure(world, mount.nas, mount.volume, mount.backend, home.path)
     if way.unknown:
         return Clear(way.unknown)
     if way.broken:
         return _unmountable(ref, world, mount, home, way)
-    if _dataset_at(world, mount.nas, way.path) is not None:
-        return Clear(f"it is served by {way.by}")
     if mount.backend.protocol not in _BLOCK:
         return Clear(f"{way.by} serves a directory")
     if not world.pool_is_there(mount.nas, way.path.partition("/")[0]):
@@ -168,7 +177,9 @@ def _judge_share(ref: Ref, world: World) -> Judgement:
     return _unmountable(ref, world, mount, home, nothing)
 
 
-def _unmountable(ref: Ref, world: World, mount: _Mount, home: Dataset, way: Exposure) -> Evidence:
+def _unmountable(ref: Ref, world: World, mount: _Mount, home: Dataset, way: Exposure) -> Judgement:
+    if not _is_surely_home(world, mount, home):
+        return Clear(f"whether {home.path} is its own dataset is not known")
     pods = _pods(ref.source, mount.claim, world)
     facts: dict[str, Fact] = {
         "nas": mount.nas,
@@ -231,23 +242,27 @@ def _judge_data(ref: Ref, world: World) -> Judgement:
     mount = _mount(ref, world)
     if isinstance(mount, Clear):
         return mount
-    home = _home(world, mount)
-    way = exposure(world, mount.nas, mount.volume, mount.backend, home.path if home else "")
+    way = exposure(world, mount.nas, mount.volume, mount.backend, "")
     if way.unknown or way.broken:
         return Clear(way.unknown or f"it serves nothing: {way.broken}")
     served = _dataset_at(world, mount.nas, way.path)
     if served is None:
         return Clear(f"{way.by} leads to no dataset of its own")
+    if reason := _its_own(served, mount):
+        return Clear(reason)
     if served.locked:
         return Clear(f"{served.path}, to which {way.by} leads, is locked")
+    home = _home(world, mount)
     for dataset in (served, home):
         if dataset is not None and (mark := exemption_mark(dataset)):
             return Clear(f"{dataset.path} is exempted by its property truetally:ignore={mark}")
-    if reason := _its_own(served, mount):
-        return Clear(reason)
     owner = _owner_of(ref, served, world)
+    if home is not None and not _is_surely_home(world, mount, home):
+        home = None
     if home is None and owner is None:
         return Clear(f"nothing proves that {served.path} belongs to another volume")
+    if home is not None:
+        way = exposure(world, mount.nas, mount.volume, mount.backend, home.path)
     name = owner.name if owner is not None else csi.own(served, csi.VOLUME_NAME)
     facts: dict[str, Fact] = {
         "nas": mount.nas,

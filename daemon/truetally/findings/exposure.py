@@ -40,7 +40,7 @@ class Exposure(msgspec.Struct, frozen=True):
 
 
 def exposure(world: World, nas: str, volume: k8s.PersistentVolume, backend: Backend, home: str) -> Exposure:
-    """Follows a CSI volume on its NAS; `home` is the dataset that it ought to lead to."""
+    """Follows a CSI volume on its NAS; `home` is the dataset that it ought to lead to, for what to mend."""
     follow = _FOLLOW.get(backend.protocol)
     if follow is None or volume.csi is None:
         return Exposure(unknown=f"truetally does not follow {backend.protocol.value}")
@@ -113,15 +113,15 @@ def _iscsi(world: World, nas: str, volume: k8s.PersistentVolume, backend: Backen
         return Exposure(unknown="the volume names no iSCSI target")
     targets = [r for r in world.sharing(f"t:{backend.target}", Kind.ISCSI_TARGET) if r.source == nas]
     lun = _lun(volume)
-    extent = _extent_of(world, nas, backend.target, home)
-    link = f"link it to {extent} at LUN {lun}, then {_property('iscsi_targettoextent_id', home)}"
     if not targets:
         if any(r.source == nas for r in world.sharing(f"t:{backend.target}", Kind.ISCSI_SESSION)):
             return Exposure(unknown=f"an iSCSI session is on target {backend.target}, so the NAS serves it")
         mend = f"create target {backend.target} with the portals and initiator groups of its neighbours, "
         return Exposure(
             broken=f"iSCSI target {backend.target} does not exist",
-            mend=f"{mend}{_property('iscsi_target_id', home)}, {link}",
+            mend=(
+                f"{mend}{_property('iscsi_target_id', home)}, {_link(world, nas, backend.target, lun, home)}"
+            ),
         )
     links = _links_of(world, targets)
     meant = [each for each in links if each.lun == lun] or [each for each in links if each.lun is None]
@@ -130,7 +130,7 @@ def _iscsi(world: World, nas: str, volume: k8s.PersistentVolume, backend: Backen
         only = f" (only at LUN {others})" if links else ""
         return Exposure(
             broken=f"iSCSI target {backend.target} has no extent at LUN {lun}{only}",
-            mend=f"take target {backend.target}, {link}",
+            mend=f"take target {backend.target}, {_link(world, nas, backend.target, lun, home)}",
         )
     ways = [_behind_link(world, nas, backend.target, each, home) for each in meant]
     return _only(ways, f"target {backend.target} has several extents that may be meant")
@@ -150,6 +150,11 @@ def _links_of(world: World, targets: list[Ref]) -> list[truenas.IscsiTargetExten
     )
     values = (value_of(world.node(ref), truenas.IscsiTargetExtent) for ref in refs)
     return [link for link in values if link is not None]
+
+
+def _link(world: World, nas: str, target: str, lun: int, home: str) -> str:
+    extent = _extent_of(world, nas, target, home)
+    return f"link it to {extent} at LUN {lun}, then {_property('iscsi_targettoextent_id', home)}"
 
 
 def _extent_of(world: World, nas: str, asset: str, home: str) -> str:
@@ -188,14 +193,13 @@ def _nvmeof(world: World, nas: str, volume: k8s.PersistentVolume, backend: Backe
         return Exposure(unknown="the volume names no NVMe-oF subsystem")
     subsystems = [r for r in world.sharing(f"q:{backend.nqn}", Kind.NVME_SUBSYSTEM) if r.source == nas]
     number = 1 if backend.nsid is None else backend.nsid
-    create = f"create namespace {number} of zvol/{home} in it, {_property('nvmeof_namespace_id', home)}"
     if not subsystems:
         nqn = volume.csi.attributes.get("nqn", backend.nqn) if volume.csi else backend.nqn
         return Exposure(
             broken=f"NVMe-oF subsystem {nqn} does not exist",
             mend=(
                 f"create a subsystem with the NQN {nqn} and the ports of its neighbours, "
-                f"{_property('nvmeof_subsystem_id', home)}, {create}"
+                f"{_property('nvmeof_subsystem_id', home)}, {_create(number, home)}"
             ),
         )
     namespaces = [n for ref in subsystems for n in chains.namespaces_of(world, ref)]
@@ -204,10 +208,14 @@ def _nvmeof(world: World, nas: str, volume: k8s.PersistentVolume, backend: Backe
     if not meant:
         return Exposure(
             broken=f"NVMe-oF subsystem {backend.nqn} has no namespace {number}",
-            mend=f"take subsystem {backend.nqn}, {create}",
+            mend=f"take subsystem {backend.nqn}, {_create(number, home)}",
         )
     ways = [_behind_namespace(each, home) for each in meant]
     return _only(ways, f"subsystem {backend.nqn} has several namespaces that may be meant")
+
+
+def _create(number: int, home: str) -> str:
+    return f"create namespace {number} of zvol/{home} in it, {_property('nvmeof_namespace_id', home)}"
 
 
 def _behind_namespace(namespace: truenas.NvmeNamespace, home: str) -> Exposure:

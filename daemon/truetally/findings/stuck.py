@@ -400,6 +400,8 @@ def _judge_unused(ref: Ref, world: World) -> Judgement:
     after = world.settings.rules.claim_unused_after
     if world.now - claim.created_at < after:
         return Clear("it is not old enough", claim.created_at + after)
+    if reason := _is_used_on_nas(ref.source, claim, world):
+        return Clear(reason)
     facts: dict[str, Fact] = {
         "volume": claim.volume_name,
         "storage_class": claim.storage_class,
@@ -442,6 +444,11 @@ def _is_used(ref: Ref, claim: k8s.PersistentVolumeClaim, world: World) -> str:
         return f"pod {pod.name} uses it, or has used it"
     for attachment in world.sharing(f"v:{cluster}/{claim.volume_name}", Kind.VOLUME_ATTACHMENT):
         return f"attachment {attachment.name} stands for it"
+    return ""
+
+
+def _is_used_on_nas(cluster: str, claim: k8s.PersistentVolumeClaim, world: World) -> str:
+    """Who is connected to the volume, of those that the NAS can tell."""
     found = chains.backing(world, Ref(cluster, Kind.PERSISTENT_VOLUME, claim.volume_name))
     if found is None or found.nas is None or found.dataset is None:
         return "where its data is is not known, so nobody can be seen to use it"
