@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import pytest
 
+from truetally.csi import democratic_csi as csi
 from truetally.findings.rule import Clear, Evidence
 from truetally.model import truenas
 from truetally.model.findings import Finding, Severity, State, fingerprint
@@ -161,6 +162,9 @@ def test_size_is_what_datasets_can_use_and_not_the_raw_size_of_raidz():
 NO_PROMISE = {
     "it has no quota": a_dataset("tank/x"),
     "it is a read-only replica": a_thin("x", 3000 * GIB, readonly=True),
+    "it is a detached snapshot": a_thin(
+        "x", 3000 * GIB, user_properties=properties(**{csi.SNAPSHOT_NAME: "snapshot-1"})
+    ),
     "it is on another pool": a_dataset("fast", quota_bytes=3000 * GIB),
     "all of it is reserved": a_thin("x", 3000 * GIB, reserved_bytes=3000 * GIB),
 }

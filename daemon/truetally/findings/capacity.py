@@ -102,15 +102,22 @@ class _Promises(msgspec.Struct):
     thin_bytes: int = 0
     volumes: int = 0
 
+    def add(self, size: int, thin: int, volumes: int) -> None:
+        self.bytes += size
+        self.thin_bytes += thin
+        self.volumes += volumes
+
 
 def _promise(dataset: Dataset) -> int:
     """What may be written to a dataset, as its users see it; none of a filesystem without a quota.
 
-    What is read-only (a replica) is not written to, so nothing is promised by its size.
+    What is read-only (a replica) and what is a detached snapshot is not written to, so nothing is promised
+    by its size.
     """
-    if dataset.readonly:
+    size = dataset.volsize_bytes if dataset.kind == "VOLUME" else dataset.quota_bytes
+    if not size or dataset.readonly or csi.own(dataset, csi.SNAPSHOT_NAME):
         return 0
-    return (dataset.volsize_bytes if dataset.kind == "VOLUME" else dataset.quota_bytes) or 0
+    return size
 
 
 def _promised(world: World, nas: str, pool: str) -> _Promises:
@@ -118,21 +125,18 @@ def _promised(world: World, nas: str, pool: str) -> _Promises:
 
     The quota of a parent is no promise beside those of its children, but a limit to their sum.
     """
-    datasets = _of_pool(world, nas, pool)
-    parents = {dataset.parent for dataset in datasets}
-    sums: dict[str, _Promises] = {}
-    for dataset in sorted(datasets, key=lambda each: each.path.count("/"), reverse=True):
-        found = sums.pop(dataset.path, None) or _Promises()
-        own = _promise(dataset)
-        if dataset.path not in parents and own:
-            found = _Promises(own, max(0, own - (dataset.reserved_bytes or 0)), 1)
-        elif own and found.bytes > own:
-            found = _Promises(own, min(found.thin_bytes, own), found.volumes)
-        above = sums.setdefault(dataset.parent, _Promises())
-        above.bytes += found.bytes
-        above.thin_bytes += found.thin_bytes
-        above.volumes += found.volumes
-    return sums.get("", _Promises())
+    datasets = {dataset.path: dataset for dataset in _of_pool(world, nas, pool)}
+    sums: dict[str, _Promises] = {"": _Promises()}
+    for path in datasets:
+        sums.setdefault(path.rpartition("/")[0], _Promises())
+    for path, dataset in datasets.items():
+        if path not in sums and (own := _promise(dataset)):
+            sums[dataset.parent].add(own, max(0, own - (dataset.reserved_bytes or 0)), 1)
+    for path in sorted(filter(None, sums), key=lambda each: each.count("/"), reverse=True):
+        found, above = sums[path], sums.setdefault(path.rpartition("/")[0], _Promises())
+        limit = (_promise(datasets[path]) if path in datasets else 0) or found.bytes
+        above.add(min(found.bytes, limit), min(found.thin_bytes, limit), found.volumes)
+    return sums[""]
 
 
 def _of_pool(world: World, nas: str, pool: str) -> Sequence[Dataset]:

@@ -10,6 +10,7 @@ from truetally.csi.democratic_csi import Protocol
 from truetally.findings.rule import Clear, Evidence, Judgement, Order, Reread, Rule
 from truetally.graph.graph import value_of
 from truetally.graph.world import World
+from truetally.model import kubernetes as k8s
 from truetally.model.findings import Fact, Severity
 from truetally.model.refs import Kind, Ref
 from truetally.model.truenas import Alert, ApiKey, Service
@@ -169,15 +170,18 @@ def _volumes(world: World) -> Mapping[tuple[str, Protocol], Sequence[str]]:
     if isinstance(known, dict):
         return known
     found: dict[tuple[str, Protocol], list[str]] = {}
-    for ref in sorted(world.graph.refs(Kind.PERSISTENT_VOLUME)):
-        volume = world.volume(ref)
+    nodes = (node for c in world.clusters for node in world.graph.nodes(c, Kind.PERSISTENT_VOLUME).values())
+    for node in nodes:
+        volume = value_of(node, k8s.PersistentVolume)
         if volume is None or volume.phase != "Bound" or volume.deleted_at is not None:
             continue
         backend = csi.backend(volume)
         nas = world.nas_at(backend.hosts) if backend is not None else None
         if backend is not None and nas is not None:
-            name = f"{volume.claim.namespace}/{volume.claim.name}" if volume.claim else ref.name
+            name = f"{volume.claim.namespace}/{volume.claim.name}" if volume.claim else volume.name
             found.setdefault((nas, backend.protocol), []).append(name)
+    for names in found.values():
+        names.sort()
     world.memo["volumes by protocol"] = found
     return found
 
