@@ -216,9 +216,7 @@ def _user_on_node(attachment: k8s.VolumeAttachment, cluster: str, world: World) 
     """A pod on that node that mounts the volume, or an iSCSI or NVMe-oF session to it from anywhere."""
     ref = Ref(cluster, Kind.PERSISTENT_VOLUME, attachment.volume_name)
     volume = world.volume(ref)
-    if volume is None:
-        return next(_sessions_by_name(attachment.volume_name, world), "")
-    if volume.claim is not None:
+    if volume is not None and volume.claim is not None:
         claim = f"c:{cluster}/{volume.claim.namespace}/{volume.claim.name}"
         for other in world.sharing(claim, Kind.POD):
             pod = value_of(world.node(other), k8s.Pod)
@@ -228,11 +226,11 @@ def _user_on_node(attachment: k8s.VolumeAttachment, cluster: str, world: World) 
     if found is not None and found.nas is not None and found.dataset is not None:
         for session in chains.live_sessions(world, found.nas, found.dataset.name):
             return f"an {session}"
-    return ""
+    return next(_sessions_by_name(attachment.volume_name, world), "")
 
 
 def _sessions_by_name(name: str, world: World) -> Iterator[str]:
-    """The live sessions on what carries the name of a volume that is gone."""
+    """The live sessions on what carries a volume's name: the volume or its dataset may be gone."""
     for ref in world.sharing(f"h:{name}", Kind.DATASET):
         yield from (f"an {session}" for session in chains.live_sessions(world, ref.source, ref.name))
     for ref in world.sharing(f"h:{name}", Kind.ISCSI_TARGET):

@@ -14,7 +14,7 @@ from truetally.graph.graph import Graph, Node, value_of
 from truetally.model import kubernetes as k8s
 from truetally.model import truenas
 from truetally.model.findings import Finding
-from truetally.model.refs import KUBERNETES_KINDS, Kind, Ref
+from truetally.model.refs import KUBERNETES_KINDS, TRUENAS_KINDS, Kind, Ref
 from truetally.settings import DriverSettings, Exemption, Settings
 
 
@@ -139,14 +139,26 @@ class World:
         cluster needs its own.
         """
         sources = (subject.source,) if subject.source in self.clusters else self.clusters
+        incomplete = {source: needs & self._incomplete(source) for source in filter(None, (*sources, nas))}
+        if self.clusters and not any(incomplete.values()):
+            return ()
         gaps = []
         for kind in sorted(needs):
             for source in sources if kind in KUBERNETES_KINDS else filter(None, (nas,)):
-                if not self.graph.proves_absence(source, kind):
+                if kind in incomplete[source]:
                     gaps.append(self._gap(source, kind))  # noqa: PERF401
         if not self.clusters and not KUBERNETES_KINDS.isdisjoint(needs):
             gaps.append(Gap("no cluster is configured"))
         return tuple(gaps)
+
+    def _incomplete(self, source: str) -> frozenset[Kind]:
+        """The kinds of a source whose absence cannot be judged, worked out once."""
+        known = self.memo.get(("incomplete", source))
+        if not isinstance(known, frozenset):
+            kinds = KUBERNETES_KINDS if source in self.clusters else TRUENAS_KINDS
+            known = frozenset(kind for kind in kinds if not self.graph.proves_absence(source, kind))
+            self.memo["incomplete", source] = known
+        return known
 
     def _gap(self, source: str, kind: Kind) -> Gap:
         state = self.graph.completeness(source, kind)
