@@ -147,6 +147,11 @@ def test_overdue_are_those_that_are_past_their_retention_while_that_is_told():
     assert {each.verdict for each in listed(*WHOLE, old, young, **week)} == {"kept"}
 
 
+def test_a_dataset_that_has_overdue_snapshots_is_itself_no_orphan():
+    told = a_finding(ref_of(a_detached()), "snapshot-retention")
+    assert only(*WHOLE, a_detached(), findings=[told]).verdict == "kept"
+
+
 # Choosing and ordering
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from truetally.findings.retention import Point, kept_by_counts, kept_by_grid, overdue
+from truetally.findings.retention import SNAPSHOT_RETENTION, Point, kept_by_counts, kept_by_grid, overdue
 from truetally.findings.rule import Clear, Evidence
 from truetally.model import kubernetes as k8s
 from truetally.model import truenas
@@ -31,6 +32,7 @@ from worlds import (
     judge,
     properties,
     ref_of,
+    seen,
     settings,
     world,
 )
@@ -74,6 +76,11 @@ def test_a_disabled_task_is_said_to_be_so():
     assert "is disabled" in found.facts["because"][0]
 
 
+def until(date: str) -> dict[str, truenas.UserProperty]:
+    """As TrueNAS marks snapshots whose task was changed (`fixate_removal_date`)."""
+    return {"org.truenas:destroy_at_0a1b2c3d": truenas.UserProperty(date)}
+
+
 WAITING = truenas.ReplicationTask(4, "off-site", "PUSH", (PARENT,), "far", True, True, "SSH", "", True)
 ARRIVED = truenas.ReplicationTask(4, "in", "PULL", ("far",), PARENT, True, True, "SSH")
 INNOCENT = {
@@ -98,6 +105,15 @@ INNOCENT = {
         auto(16),
         a_task(),
         a_dataset(f"{PARENT}/pvc-clone", origin=auto(16).path),
+    ),
+    "TrueNAS has promised to keep it longer": (
+        auto(16, user_properties=until("2027-01-01T00:00:00")),
+        a_task(),
+    ),
+    "until when TrueNAS keeps it cannot be read": (auto(16, user_properties=until("soon")), a_task()),
+    "its promised end is within the slack": (
+        auto(16, user_properties=until("2026-11-23T12:00:00")),
+        a_task(),
     ),
     "it is destroyed already": (auto(16, defer_destroy=True), a_task()),
     "a replication keeps what it has not sent": (auto(16), a_task(), WAITING),
@@ -160,6 +176,33 @@ def test_a_configured_retention_is_looked_at_again_when_it_is_due(entry, days):
 
 def test_where_nothing_is_said_nothing_is_waited_for():
     assert judge(RULE, HERE, world(*WHOLE, auto(10))).again_at is None
+
+
+def test_a_promised_end_that_is_past_keeps_nothing():
+    kept = auto(16, user_properties=until("2026-11-23T11:59:59"))
+    assert accused(RULE, world(*WHOLE, kept, a_task())) == [PATH]
+
+
+def test_the_named_ones_are_read_singly_before_it_is_told():
+    """A list of snapshots tells neither holds nor promised ends."""
+    olds = [auto(16 + n) for n in range(7)]
+    named = [ref_of(each) for each in reversed(olds)][:5]
+    listed = world(*WHOLE, *olds, a_task())
+    assert SNAPSHOT_RETENTION.reread(HERE, listed).objects == frozenset(named)
+    assert "has not been read again" in SNAPSHOT_RETENTION.confirmed(HERE, listed, 5.0)
+    singly = [msgspec.structs.replace(each, user_properties={}) for each in olds[2:]]
+    read = world(*WHOLE, *olds[:2], *(seen(each, 9.0) for each in singly), a_task())
+    assert SNAPSHOT_RETENTION.confirmed(HERE, read, 5.0) == ""
+    assert SNAPSHOT_RETENTION.confirmed(HERE, read, 10.0)
+    # A newer list, which does not tell them, is no reading of each.
+    relisted = world(*WHOLE, *(seen(each, 9.0) for each in olds), a_task())
+    assert SNAPSHOT_RETENTION.confirmed(HERE, relisted, 5.0)
+
+
+def test_when_a_named_one_turns_out_to_be_held_the_next_is_read():
+    held = auto(18, holds=("keep",), user_properties={})
+    around = world(*WHOLE, seen(held, 9.0), auto(17), a_task())
+    assert auto(17).name in SNAPSHOT_RETENTION.confirmed(HERE, around, 5.0)
 
 
 def test_the_space_is_told_between_bounds():

@@ -11,7 +11,18 @@ from test_reconciler import running
 from truetally.csi import democratic_csi as csi
 from truetally.errors import NotFound
 from truetally.model.snapshots import SnapshotOrder, SnapshotVerdict
-from worlds import NAME, PATH, SNAPSHOT_UID, a_claim, a_dataset, a_snapshot, a_volume, properties
+from worlds import (
+    NAME,
+    NAS,
+    PATH,
+    SNAPSHOT_UID,
+    a_claim,
+    a_dataset,
+    a_share,
+    a_snapshot,
+    a_volume,
+    properties,
+)
 
 OWN = a_snapshot(user_properties=properties(**{csi.SNAPSHOT_NAME: f"snapshot-{SNAPSHOT_UID}"}))
 VOLUME = (a_volume(), a_claim())
@@ -51,6 +62,19 @@ async def test_snapshots_are_chosen_by_volume_age_and_source_and_ordered():
         assert await names(volume=PATH, verdict=SnapshotVerdict.ORPHANED) == []
         answer = await listed(it)
         assert (answer.returns_at_least_bytes, answer.returns_at_most_bytes) == (20, 20)
+
+
+@pytest.mark.parametrize("told", [True, False])
+async def test_overdue_snapshots_are_told_once_they_have_been_read_singly(told):
+    """Only a single reading tells holds and promised ends; where even that does not, nothing is told."""
+    old = a_snapshot("zrepl_1", user_properties={} if told else None)
+    week = [{"max_age": "7d", "makers": ["zrepl"]}]
+    async with running(a_dataset(), a_share(), old, in_cluster=VOLUME, rules=PRESSING, retention=week) as it:
+        await it.read_all()
+        await it.wait(70)
+        assert (NAS, "reread") in it.order
+        assert it.states() == ([("snapshot-retention", "open")] if told else [])
+        assert [each.verdict for each in (await listed(it)).snapshots] == ["overdue" if told else "kept"]
 
 
 async def test_a_volume_that_nobody_knows_is_refused_with_the_nearest_name():

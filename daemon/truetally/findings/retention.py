@@ -18,7 +18,7 @@ import msgspec
 
 from truetally.csi import democratic_csi as csi
 from truetally.findings.ownership import IGNORE, exemption_mark
-from truetally.findings.rule import Clear, Evidence, Judgement, Rule
+from truetally.findings.rule import Clear, Evidence, Judgement, Order, Reread, Rule
 from truetally.graph import chains
 from truetally.graph.graph import value_of
 from truetally.graph.snapshots import (
@@ -39,7 +39,11 @@ from truetally.model.refs import Kind, Ref
 from truetally.model.snapshots import Maker
 from truetally.settings import RetentionKeep, RetentionSettings, grid_steps, written
 
-_NAMED = 10
+# As many are named, and read again one by one before the finding is told.
+_NAMED = 5
+# TrueNAS lets snapshots keep the end that a task had given them when the task is changed or deleted
+# (`fixate_removal_date`; middleware 22.12 to 26, `removal_date_property`). The time is the NAS's own.
+_REMOVAL_DATE = "org.truenas:destroy_at_"
 
 
 class Point(msgspec.Struct, frozen=True):
@@ -283,7 +287,18 @@ def _counts(policy: RetentionSettings) -> str:
 
 def _kept_back(world: World, each: Overdue) -> bool:
     snapshot = each.snapshot
-    return bool(snapshot.defer_destroy or snapshot.holds or clones(world, each.ref, snapshot))
+    if snapshot.defer_destroy or snapshot.holds or clones(world, each.ref, snapshot):
+        return True
+    dates = [p.value for n, p in (snapshot.user_properties or {}).items() if n.startswith(_REMOVAL_DATE)]
+    return any(not _is_past(date, _as_of(world)) for date in dates)
+
+
+def _is_past(date: str, as_of: datetime) -> bool:
+    try:
+        # The slack is longer than any time zone is off.
+        return datetime.fromisoformat(date).replace(tzinfo=UTC) < as_of
+    except ValueError:
+        return False
 
 
 def _as_of(world: World) -> datetime:
@@ -340,6 +355,20 @@ def _next_at(
     return min((at + timedelta(seconds=1) for at in moments if at >= world.now), default=None)
 
 
+def _reread(ref: Ref, world: World) -> Reread:
+    named = frozenset(each.ref for each in overdue(world, ref)[:_NAMED])
+    return Reread(Order.STORAGE_FIRST, nas=ref.source, objects=named)
+
+
+def _confirmed(ref: Ref, world: World, since: float) -> str:
+    """A list does not tell holds and removal dates; the named ones have been read singly."""
+    for each in overdue(world, ref)[:_NAMED]:
+        node = world.node(each.ref)
+        if node is None or node.asked_at < since or each.snapshot.user_properties is None:
+            return f"snapshot {each.snapshot.name} has not been read again"
+    return ""
+
+
 SNAPSHOT_RETENTION = Rule(
     id="snapshot-retention",
     title="Snapshots past their retention",
@@ -364,6 +393,8 @@ SNAPSHOT_RETENTION = Rule(
     ),
     judge=_judge_retention,
     pending=lambda world: world.settings.rules.grace,
+    reread=_reread,
+    confirmed=_confirmed,
 )
 
 

@@ -106,7 +106,7 @@ class SnapshotList:
         """Only what has been read again at both sides is called orphaned."""
         for finding in self._findings.get(ref, ()):
             rule = catalogue.BY_ID.get(finding.rule)
-            if rule is not None and rule.reread is not None:
+            if rule is not None and rule.reread is not None and rule is not SNAPSHOT_RETENTION:
                 return _ACCUSED.get(finding.state, SnapshotVerdict.UNKNOWN)
         if isinstance(value, truenas.Snapshot) and value.defer_destroy:
             return SnapshotVerdict.DEFERRED
