@@ -30,6 +30,7 @@ from worlds import (
     a_snapshot,
     a_volume,
     accused,
+    an_attachment,
     judge,
     properties,
     ref_of,
@@ -59,6 +60,9 @@ TWO = [{"name": CLUSTER, "kubeconfig": "/x"}, {"name": "edge", "kubeconfig": "/y
 
 def config(**changes):
     return settings(**{"drivers": DRIVERS} | changes)
+
+
+UNMARKED = a_dataset(user_properties={})
 
 
 def a_source(made_for=f"volume-{NEW}", dataset=PATH, **changes):
@@ -177,7 +181,7 @@ def test_a_snapshot_is_no_clone_source_that_was_left_behind_when_it_is(snapshot)
 @pytest.mark.parametrize(
     "dataset",
     [
-        a_dataset(user_properties={}),
+        UNMARKED,
         a_dataset(user_properties=properties(truenas.Origin.RECEIVED)),
         a_dataset(user_properties=properties(truenas.Origin.INHERITED)),
         a_dataset(user_properties=properties(instance_id="cluster-b")),
@@ -189,6 +193,14 @@ def test_a_snapshot_is_no_clone_source_that_was_left_behind_when_it_is(snapshot)
 )
 def test_a_clone_source_is_left_alone_on_a_dataset_that_is(dataset):
     assert accused(SOURCE, with_source(dataset=dataset)) == []
+
+
+def test_a_clone_source_on_an_unmarked_dataset_is_nobodys_where_no_instance_id_tells_either():
+    nameless = config(drivers=[DRIVERS[0] | {"instance_id": None}])
+    marked = a_dataset(user_properties=properties(instance_id=None))
+    bare = a_volume(csi=a_csi_source(provisioner_driver_instance_id=""))
+    found = [world(a_pool(), d, bare, a_claim(), a_source(), config=nameless) for d in (marked, UNMARKED)]
+    assert [accused(SOURCE, each) for each in found] == [[SOURCE_NAME], []]
 
 
 def test_a_clone_source_on_a_detached_snapshot_of_nobody_we_know_is_left_alone():
@@ -203,7 +215,8 @@ def test_a_copy_that_runs_or_may_run_needs_the_clone_source(use):
 
 
 def test_that_its_volume_is_in_use_says_nothing_of_the_clone_source():
-    assert accused(SOURCE, with_source(_use(PATH, clients=("10.0.0.7",)))) == [SOURCE_NAME]
+    for use in ({"clients": ("10.0.0.7",)}, {"unknown": ("NFS and SMB clients: no",)}):
+        assert accused(SOURCE, with_source(_use(PATH, **use))) == [SOURCE_NAME]
 
 
 # Containers of detached snapshots
@@ -228,6 +241,7 @@ WANTING = {
         "x", claim=None, csi=None, nfs=k8s.NfsSource("10.0.0.10", f"/mnt/{HOLDER}/a")
     ),
     "a pod that mounts it": k8s.Pod("default", "p", "u", nfs=(k8s.NfsSource("nas", f"/mnt/{HOLDER}"),)),
+    "an attachment of its volume": an_attachment(),
     "an NFS share": truenas.NfsShare(1, f"/mnt/{HOLDER}"),
     "an SMB share": truenas.SmbShare(1, "x", f"/mnt/{HOLDER}"),
     "a snapshot task": truenas.SnapshotTask(1, HOLDER, False, True, "auto-%Y"),
@@ -283,7 +297,13 @@ def test_a_foreign_volume_beside_the_volumes_makes_the_owner_of_a_container_unkn
 
 
 def test_a_container_below_a_parent_of_a_driver_on_another_nas_is_not_ours():
-    assert accused(CONTAINER, with_container(config=settings())) == []
+    nas = [
+        {"name": name, "url": f"wss://{name}", "username": "u", "api_key": {"env": "K"}}
+        for name in (NAS, "nas2")
+    ]
+    elsewhere = config(nas=nas, drivers=[DRIVERS[0] | {"nas": "nas2"}])
+    assert accused(CONTAINER, with_container(config=config(nas=nas))) == [HOLDER]
+    assert accused(CONTAINER, with_container(config=elsewhere)) == []
 
 
 # Both
