@@ -325,6 +325,21 @@ def test_a_pool_that_is_not_there_hides_what_is_in_it(rule, name, of):
     assert accused(rule, of(a_pool(status="OFFLINE"))) == []
 
 
+@pytest.mark.parametrize(
+    ("rule", "in_world", "found"),
+    [
+        (CONTAINER, with_container(), []),
+        (SOURCE, with_source(snapshot=a_source(f"snapshot-{SNAPSHOT}")), []),
+        (SOURCE, with_source(), [SOURCE_NAME]),
+    ],
+    ids=["a container", "a source for a snapshot", "a source for a volume"],
+)
+def test_where_no_snapshot_could_be_asked_for_nothing_of_snapshots_is_found(rule, in_world, found):
+    gone = Listed(CLUSTER, Kind.VOLUME_SNAPSHOT_CONTENT, frozenset(), 2.0, absent=True)
+    in_world.graph.apply(gone, Changes())
+    assert accused(rule, in_world) == found
+
+
 @each_rule
 def test_a_suspicion_is_believed_only_after_nas_and_then_clusters_were_read_again(rule, name, of):
     declared, in_world, path = catalogue.BY_ID[rule], of(), name.partition("@")[0]

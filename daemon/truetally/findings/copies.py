@@ -22,6 +22,7 @@ from truetally.findings.ownership import (
     ownership_of_name,
 )
 from truetally.findings.rule import Clear, Evidence, Judgement, Rule
+from truetally.findings.snapshots import without_snapshot_api
 from truetally.graph import chains, snapshots
 from truetally.graph.world import World
 from truetally.model.findings import Severity
@@ -77,6 +78,8 @@ def _judge_source(ref: Ref, world: World) -> Judgement:
 
 def _needed(ref: Ref, snapshot: Snapshot, made_for: str, world: World) -> Iterator[str]:
     """Who may still need a clone source, or what it was taken for."""
+    if made_for.startswith("snapshot-"):
+        yield from _untold(world)
     if snapshot.defer_destroy:
         yield "it is destroyed already, and waits for its last clone"
     if snapshot.holds:
@@ -151,6 +154,7 @@ def _judge_container(ref: Ref, world: World) -> Judgement:
 
 def _filled(ref: Ref, dataset: Dataset, world: World) -> Iterator[str]:
     """What is in a container, and who wants it or its volume."""
+    yield from _untold(world)
     nas, path = ref.source, ref.name
     for part in chains.children_of(world, nas, path) + chains.snapshots_of(world, nas, path):
         yield f"{part} is in it"
@@ -199,8 +203,13 @@ def _young(created_at: datetime | None, world: World) -> Clear | None:
     return None
 
 
+def _untold(world: World) -> Iterator[str]:
+    if absent := without_snapshot_api(world):
+        yield f"cluster {absent} does not have the snapshot API, so nothing can refer to it there"
+
+
 def _hidden(nas: str, dataset: Dataset, world: World) -> Iterator[str]:
-    """Why a dataset is not to be judged by what is seen in it."""
+    """Why a dataset is not to be judged by what is seen of it."""
     if not world.pool_is_there(nas, dataset.pool):
         yield f"pool {dataset.pool} is not there to be looked at"
     if dataset.locked:

@@ -53,7 +53,7 @@ def _judge_snapshot(ref: Ref, world: World) -> Judgement:
     owner = ownership(world, ref.source, dataset)
     if not (owner.proven and owner.exclusive):
         return Clear(f"its owner is not known: {owner.text}")
-    if absent := _without_snapshots(world):
+    if absent := without_snapshot_api(world):
         return Clear(f"cluster {absent} does not have the snapshot API, so nothing can refer to it there")
     facts: dict[str, Fact] = {
         "dataset": snapshot.dataset,
@@ -97,7 +97,8 @@ def _is_csi(snapshot: Snapshot) -> bool:
     return csi.counted(properties.get(csi.MANAGED)) == "true" and own_name == snapshot.name
 
 
-def _without_snapshots(world: World) -> str:
+def without_snapshot_api(world: World) -> str:
+    """A cluster in which nothing can refer to a snapshot, because it has no snapshot CRDs (any more)."""
     for cluster in world.clusters:
         if world.graph.completeness(cluster, Kind.VOLUME_SNAPSHOT_CONTENT).absent:
             return cluster
