@@ -83,6 +83,23 @@ def test_without_any_cause_it_is_said_who_should_be_looked_at(content, who):
     assert who in found.summary
 
 
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"bound_content": "bound"}, "bound"),
+        ({"source_content": "given"}, "given"),
+        ({"bound_content": "bound", "source_content": "given"}, "bound"),
+        ({}, f"snapcontent-{SNAPSHOT_UID}"),
+    ],
+)
+def test_the_content_is_found_by_the_name_that_either_side_knows(changes, name):
+    contents = (
+        a_content(name=each, error=each) for each in ("bound", "given", f"snapcontent-{SNAPSHOT_UID}")
+    )
+    found = judge(READY, HERE, world(*WHOLE, CLASS, taken(**changes), *contents))
+    assert (found.facts["content"], found.facts["cause"]) == (name, name)
+
+
 UNCONCERNED = {
     "it is ready": (taken(ready=True), CLASS),
     "it is being deleted": (taken(deleted_at=NOW), CLASS),

@@ -23,6 +23,7 @@ from worlds import (
     PATH,
     SNAPSHOT_UID,
     a_content,
+    a_csi_source,
     a_dataset,
     a_pool,
     a_snapshot,
@@ -70,6 +71,7 @@ def who(name: str, *more, dataset: str = PATH) -> Maker:
         ("manual-2026-11-20", Maker.MANUAL),
         ("before-upgrade", Maker.MANUAL),
         ("snapshot-of-mine", Maker.MANUAL),
+        (f"mine-{SNAPSHOT_UID}", Maker.MANUAL),
     ],
 )
 def test_the_name_tells_who_made_a_snapshot(name, maker):
@@ -128,6 +130,9 @@ def test_sanoid_tells_the_period():
         ({"target": "tank/other"}, Maker.CSI),
         ({"target": PARENT, "direction": "PUSH", "transport": "SSH"}, Maker.CSI),
         ({"target": PARENT, "direction": "PUSH", "transport": "LOCAL"}, Maker.REPLICATION),
+        # What is replicated from here is no replica, not even if the other NAS calls it the same.
+        ({"sources": (PATH,), "direction": "PUSH", "transport": "LOCAL"}, Maker.CSI),
+        ({"sources": (PATH,), "target": PATH, "direction": "PUSH", "transport": "SSH"}, Maker.CSI),
     ],
 )
 def test_what_lies_where_a_replication_writes_came_with_it(change, maker):
@@ -163,6 +168,7 @@ def test_a_detached_snapshot_is_a_dataset_and_what_is_inside_it_is_not():
         (a_task("tank/k8s", recursive=True), True),
         (a_task("tank/k8", recursive=True), False),
         (a_task("tank", recursive=True, exclude=(PARENT,)), False),
+        (a_task("tank", recursive=True, exclude=(PATH,)), False),
         (a_task("tank", recursive=True, exclude=("tank/k8s/*",)), False),
         (a_task("tank", recursive=True, exclude=("tank/k8s/nfs/vol",)), True),
         (a_task(enabled=False), True),
@@ -227,11 +233,28 @@ def test_a_lifetime_is_never_shorter_than_meant(said, days):
         ({"sources": (PARENT,), "holds_pending": True}, True),
         ({"sources": (PARENT,), "holds_pending": True, "recursive": False}, False),
         ({"sources": ("tank/other",), "holds_pending": True}, False),
+        ({"sources": (PATH,), "holds_pending": True, "recursive": False}, True),
+        ({"target": PATH, "direction": "PULL", "holds_pending": True}, False),
     ],
 )
 def test_a_replication_may_hold_what_it_has_not_sent(changes, held):
-    task = a_replication("far", direction="PUSH", transport="SSH", **changes)
+    task = a_replication(**({"target": "far", "direction": "PUSH", "transport": "SSH"} | changes))
     assert bool(snapshots.held_for_replication(world(*WHOLE, task), NAS, PATH)) is held
+
+
+def test_a_volume_is_on_the_dataset_that_it_leads_to_and_on_no_namesake():
+    parent, copy = a_dataset(PARENT), a_dataset(f"tank/copies/{NAME}")
+    around = world(*WHOLE, parent, copy)
+    assert snapshots.volumes_on(around, ref_of(a_dataset())) == (ref_of(a_volume()),)
+    assert snapshots.volumes_on(around, ref_of(parent)) == ()
+    assert snapshots.volumes_on(around, ref_of(copy)) == ()
+    assert snapshots.volumes_on(around, ref_of(a_dataset("tank/gone"))) == ()
+
+
+def test_a_volume_is_found_by_where_its_dataset_is_mounted():
+    moved = a_dataset("tank/moved", mountpoint="/mnt/tank/elsewhere", user_properties={})
+    adopted = a_volume("adopted", csi=a_csi_source("any", share="/mnt/tank/elsewhere"))
+    assert snapshots.volumes_on(world(moved, adopted), ref_of(moved)) == (ref_of(adopted),)
 
 
 def test_clones_are_known_by_their_origin_where_the_snapshot_does_not_tell():
