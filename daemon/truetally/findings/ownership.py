@@ -151,6 +151,14 @@ def _why_none_made(dataset: Dataset, configured: list[DriverSettings]) -> str:
 
 def _live_volume_in(world: World, nas: str, parent: str) -> str | None:
     """The name of a live volume whose dataset lies directly below the parent."""
+    key = "live volume in", nas, parent
+    if key not in world.memo:
+        world.memo[key] = _found_live_in(world, nas, parent)
+    live = world.memo[key]
+    return live if isinstance(live, str) else None
+
+
+def _found_live_in(world: World, nas: str, parent: str) -> str | None:
     for child in chains.children_of(world, nas, parent):
         for ref in world.sharing(f"h:{child.name.rpartition('/')[2]}", Kind.PERSISTENT_VOLUME):
             volume = world.volume(ref)

@@ -382,6 +382,15 @@ def _owner(left: _Leftover, world: World) -> Ownership:
 
 
 def _unmarked_below(world: World, nas: str, parent: str) -> str:
+    """A dataset in the parent that democratic-csi did not make; empty if there is none."""
+    key = "unmarked below", nas, parent
+    known = world.memo.get(key)
+    if not isinstance(known, str):
+        world.memo[key] = known = _found_unmarked_below(world, nas, parent)
+    return known
+
+
+def _found_unmarked_below(world: World, nas: str, parent: str) -> str:
     for ref in chains.children_of(world, nas, parent):
         dataset = world.dataset(ref.source, ref.name)
         if dataset is not None and not csi.is_managed(dataset):
