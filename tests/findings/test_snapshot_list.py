@@ -147,6 +147,20 @@ def test_overdue_are_those_that_are_past_their_retention_while_that_is_told():
     assert {each.verdict for each in listed(*WHOLE, old, young, **week)} == {"kept"}
 
 
+@pytest.mark.parametrize(
+    ("rule", "state"), [("snapshot-retention", State.PENDING), ("snapshots-too-many", State.OPEN)]
+)
+def test_what_is_not_told_of_its_retention_is_not_overdue(rule, state):
+    old = a_snapshot("zrepl_1", created_at=NOW - timedelta(days=9))
+    suspected = a_finding(ref_of(a_dataset()), rule, state)
+    assert only(*WHOLE, old, findings=[suspected], retention=[{"max_age": "7d"}]).verdict == "kept"
+
+
+def test_a_snapshot_whose_content_is_not_there_yet_is_referenced_by_its_volume_snapshot():
+    found = only(*WHOLE, a_snapshot(), k8s.VolumeSnapshot("default", "new", SNAPSHOT_UID, NOW))
+    assert (found.verdict, found.volume_snapshot, found.content) == ("referenced", "default/new", "")
+
+
 def test_a_dataset_that_has_overdue_snapshots_is_itself_no_orphan():
     told = a_finding(ref_of(a_detached()), "snapshot-retention")
     assert only(*WHOLE, a_detached(), findings=[told]).verdict == "kept"
