@@ -227,6 +227,13 @@ def test_the_sessions_are_read_again_before_an_attachment_is_called_stale():
     assert "sessions" in rule.confirmed(subject, in_world, 200.0)
 
 
+def test_an_attachment_with_a_session_is_not_stale_while_the_pool_of_its_zvol_is_away():
+    attributes = {"node_attach_driver": "iscsi", "iqn": "iqn.x:csi-x", "portal": "10.0.0.10"}
+    volume = a_volume(csi=a_csi_source(NAME, server="", share="", **attributes))
+    session = truenas.IscsiSession("iqn.node1", "10.0.0.5", "iqn.x:csi-x")
+    assert accused(STALE, world(volume, an_attachment(), session)) == []
+
+
 # A driver that attaches nothing
 
 UNATTACHING = k8s.CSIDriver(DRIVER, attach_required=False)

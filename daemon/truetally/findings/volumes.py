@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import chain
 
+from truetally.csi import democratic_csi as csi
 from truetally.findings.rule import Clear, Evidence, Judgement, Order, Reread, Rule
 from truetally.graph import chains
 from truetally.graph.graph import value_of
@@ -226,7 +228,20 @@ def _user_on_node(attachment: k8s.VolumeAttachment, cluster: str, world: World) 
     if found is not None and found.nas is not None and found.dataset is not None:
         for session in chains.live_sessions(world, found.nas, found.dataset.name):
             return f"an {session}"
-    return next(_sessions_by_name(attachment.volume_name, world), "")
+    named = _sessions_by_name(attachment.volume_name, world)
+    return next(chain(_sessions_by_address(volume, world), named), "")
+
+
+def _sessions_by_address(volume: k8s.PersistentVolume | None, world: World) -> Iterator[str]:
+    """The live sessions on what a volume names, dataset behind it or not: its pool may be away."""
+    backend = csi.backend(volume) if volume is not None else None
+    if backend is not None and backend.target:
+        for ref in world.sharing(f"t:{backend.target}", Kind.ISCSI_SESSION):
+            yield f"an iSCSI session of {ref.name.partition('>')[0]}"
+    if backend is not None and backend.nqn:
+        for ref in world.sharing(f"q:{backend.nqn}", Kind.NVME_SUBSYSTEM):
+            for connection in chains.nvme_sessions_at(world, ref.source, int(ref.name)):
+                yield f"an NVMe-oF session of {connection.host_nqn}"
 
 
 def _sessions_by_name(name: str, world: World) -> Iterator[str]:
