@@ -224,9 +224,9 @@ class Reconciler:
     async def _of(self, refs: Iterable[Ref], world: World) -> list[tuple[str, Ref]]:
         """The subjects in the chains of what changed, for the rules that can be run."""
         sources = (*world.clusters, *world.nas_names)
-        able = {(rule.id, s) for rule in catalogue.RULES for s in sources if _can_run(rule, s, world)}
-        if not able:
+        if not any(_can_run(rule, s, world) for rule in catalogue.RULES for s in sources):
             return []
+        able: dict[tuple[str, str], bool] = {}
         chains: set[Ref] = set()
         work: list[tuple[str, Ref]] = []
         pace = Pace()
@@ -234,12 +234,13 @@ class Reconciler:
             if ref not in chains:
                 related = self.graph.related(ref) - chains
                 chains |= related
-                work += [
-                    (rule.id, each)
-                    for each in related
-                    for rule in catalogue.rules_for(each.kind)
-                    if (rule.id, each.source) in able
-                ]
+                for each in related:
+                    for rule in catalogue.rules_for(each.kind):
+                        where = rule.id, each.source
+                        if where not in able:
+                            able[where] = _can_run(rule, each.source, world)
+                        if able[where]:
+                            work.append((rule.id, each))
             await pace.breathe()
         return work
 
