@@ -335,6 +335,10 @@ UNCLEAR = {
         a_subsystem(),
         a_namespace("/mnt/tank/x.img", type="FILE", enabled=False),
     ),
+    "a detached snapshot has its name": (
+        iscsi(),
+        zvol(user_properties=properties(driver="freenas-api-iscsi", **{csi.SNAPSHOT_NAME: NAME})),
+    ),
     "an unmarked zvol has its name": (iscsi(), zvol(user_properties={})),
     "some of its marks were received": (
         iscsi(),
@@ -350,6 +354,12 @@ UNCLEAR = {
 @pytest.mark.parametrize("why", UNCLEAR)
 def test_nothing_is_said_of_a_way_when(why):
     assert accused(MISSING, whole(*UNCLEAR[why])) == []
+
+
+def test_a_path_proves_a_dataset_even_where_its_parent_is_unknown():
+    nobody = settings(drivers=[])
+    assert accused(MISSING, whole(*no_share(), config=nobody)) == [NAME]
+    assert accused(MISSING, whole(iscsi(), zvol(), config=nobody)) == []
 
 
 def two_nas():
@@ -540,8 +550,15 @@ INNOCENT = {
         )
     },
     "it is a detached snapshot": {
-        "served": zvol(OTHER_PATH, user_properties=properties(**{csi.SNAPSHOT_NAME: "s"}))
+        "served": zvol(
+            OTHER_PATH,
+            user_properties=properties(volume_name=OTHER_NAME, **{csi.SNAPSHOT_NAME: "s"}),
+        )
     },
+    "democratic-csi does not manage it": {
+        "served": zvol(OTHER_PATH, user_properties=properties(managed=None, volume_name=OTHER_NAME))
+    },
+    "its mark names no volume": {"served": zvol(OTHER_PATH, user_properties=properties(volume_name=None))},
     "nobody else is known to own it": {"home": False},
     "it is locked": {"served": zvol(OTHER_PATH, locked=True)},
     "the served zvol is exempted": {
@@ -577,6 +594,30 @@ def test_a_zvol_that_was_made_for_the_claim_is_its_own_under_any_name():
 def test_two_volumes_of_one_handle_do_not_take_each_others_data():
     first, second = iscsi(OTHER_NAME), iscsi(OTHER_NAME, "velero-clone-1")
     assert accused(OTHER, pointing_at_another(second, volume=first, home=False)) == []
+
+
+def test_a_copy_of_its_own_zvol_elsewhere_proves_nothing():
+    copy = zvol(f"tank/elsewhere/{NAME}")
+    assert accused(OTHER, pointing_at_another(copy, home=False)) == []
+
+
+@pytest.mark.parametrize(
+    ("owner", "leaf"),
+    [
+        (OTHER_VOLUME, "renamed"),
+        (msgspec.structs.replace(OTHER_VOLUME, name="velero-clone-1"), OTHER_NAME),
+    ],
+    ids=["by its name", "by its handle"],
+)
+def test_the_other_volume_is_known(owner, leaf):
+    marks = properties(driver="freenas-api-iscsi", volume_name=OTHER_NAME)
+    served = zvol(f"{PARENT}/{leaf}", user_properties=marks)
+    evidence = judge(OTHER, VOLUME, pointing_at_another(owner, served=served, home=False))
+    assert evidence.facts["serves_volume"] == owner.name
+
+
+def test_a_zvol_of_another_that_is_locked_is_not_said_to_be_missing():
+    assert accused(MISSING, pointing_at_another(served=zvol(OTHER_PATH, locked=True))) == []
 
 
 def test_a_volume_made_by_hand_owns_nothing():
