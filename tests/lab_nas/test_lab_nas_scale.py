@@ -6,7 +6,7 @@ How long it takes is measured by bench/lab_nas.py.
 import pytest
 
 from lab_nas.counting import calls
-from truetally.lab.nas import Driver, LabNas, sharing, storage, tree
+from truetally.lab.nas import Driver, LabNas, sharing, snapshots, tree
 from truetally.lab.nas.zfs import Zfs
 
 VERSIONS = ["24.10", "26.0"]
@@ -78,7 +78,7 @@ def test_pages_of_snapshots_build_only_their_rows_and_join_to_the_whole(lab, ext
 )
 def test_snapshots_that_are_named_are_found_without_a_walk(lab, filters, rows):
     (visible, built), found = calls(
-        lambda: lab.call(method_of(lab), filters), Zfs.visible, storage._snapshot_row
+        lambda: lab.call(method_of(lab), filters), Zfs.visible, snapshots.snapshot_row
     )
     assert (visible, built, len(found)) == (0, rows, rows)
 

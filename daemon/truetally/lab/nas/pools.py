@@ -21,7 +21,7 @@ from truetally.lab.nas.pool import Pool, Vdev
 from truetally.lab.nas.pool_rows import pool_row, scan_row, zpool_row
 from truetally.lab.nas.query import checked
 from truetally.lab.nas.sharing import detach
-from truetally.lab.nas.table import Caller, filled, method
+from truetally.lab.nas.table import Caller, asked, filled, method
 
 _SCRUB_TAKES = timedelta(hours=1)
 _SCHEDULE = {"minute": "00", "hour": "00", "dom": "*", "month": "*", "dow": "7"}
@@ -120,8 +120,7 @@ def pool_get(caller: Caller, id: Any, options: Any = None) -> Row:  # noqa: A002
 @method("pool.scrub.query", "POOL_SCRUB_READ")
 def scrub_query(caller: Caller, filters: Any = (), options: Any = None) -> Any:
     """When pools are scrubbed: every pool has the task that TrueNAS makes with it."""
-    machine = caller.machine
-    query = checked(filters, options, limited=machine.number >= (25, 10))
+    machine, query = caller.machine, asked(caller, filters, options)
     return query.apply(
         {
             "id": pool.id,

@@ -16,7 +16,7 @@ from truetally.lab.nas.failures import CallError, InstanceNotFound, Invalid
 from truetally.lab.nas.jobs import jobs_of
 from truetally.lab.nas.machine import Machine, Row
 from truetally.lab.nas.query import checked
-from truetally.lab.nas.table import Caller, filled, method
+from truetally.lab.nas.table import Caller, asked, filled, method
 from truetally.lab.nas.zfs import Dataset, Snapshot, under
 
 _SCHEDULE = {"minute": "00", "hour": "*", "dom": "*", "month": "*", "dow": "*"}
@@ -111,9 +111,8 @@ def _the_row(kind: str, machine: Machine, row_id: Any) -> Row:
 
 
 def _query(kind: str, caller: Caller, filters: Any, options: Any) -> Any:
-    machine = caller.machine
-    asked = checked(filters, options, limited=machine.number >= (25, 10))
-    return asked.apply(_SHOWN[kind](machine, row) for row in machine.tables[kind].rows.values())
+    machine, query = caller.machine, asked(caller, filters, options)
+    return query.apply(_SHOWN[kind](machine, row) for row in machine.tables[kind].rows.values())
 
 
 def _get(kind: str, caller: Caller, row_id: Any, options: Any) -> Row:

@@ -12,7 +12,7 @@ from truetally.lab.nas.machine import FOLDED, Machine, Row
 from truetally.lab.nas.nvmet import namespaces_under
 from truetally.lab.nas.query import checked
 from truetally.lab.nas.replication import tasks_under
-from truetally.lab.nas.table import Caller, filled, method
+from truetally.lab.nas.table import Caller, asked, filled, method
 from truetally.lab.nas.zfs import Dataset, under
 
 _SMB_LEGACY: Row = {
@@ -159,8 +159,7 @@ def _shown(machine: Machine, kind: str, row: Row) -> Row:
 
 
 def _query(kind: str, caller: Caller, filters: Any, options: Any) -> Any:
-    machine = caller.machine
-    query = checked(filters, options, limited=machine.number >= (25, 10))
+    machine, query = caller.machine, asked(caller, filters, options)
     return query.apply(_shown(machine, kind, row) for row in machine.tables[kind].rows.values())
 
 

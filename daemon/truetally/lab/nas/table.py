@@ -15,6 +15,7 @@ from typing import Any
 
 from truetally.lab.nas.failures import ENOTAUTHENTICATED, CallError, Invalid, MethodMissing
 from truetally.lab.nas.machine import ApiKey, Machine, Token, User, Version
+from truetally.lab.nas.query import Query, checked
 from truetally.lab.nas.scram import Exchange
 
 _NEVER: Version = (99, 0)
@@ -270,6 +271,11 @@ def call(caller: Caller, name: str, params: Sequence[Any]) -> Any:
     if len(params) < needed:
         raise Invalid.at(accepted[len(params)].name, "Field required")
     return found.run(caller, *params)
+
+
+def asked(caller: Caller, filters: Any, options: Any) -> Query:
+    """The query that filters and options mean in the caller's version, which may limit it, or Invalid."""
+    return checked(filters, options, limited=caller.machine.number >= (25, 10))
 
 
 def filled(
