@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import ssl
 from urllib.parse import urlsplit
 
@@ -141,7 +142,10 @@ def reason(error: BaseException, url: str) -> str:
         case aiohttp.ClientConnectorCertificateError():
             return f"the certificate of {url} is not trusted: {error.certificate_error}; is ca_file right?"
         case aiohttp.ClientConnectorError():
-            return f"cannot connect to {url}: {error.os_error.strerror or type(error.os_error).__name__}"
+            number = error.os_error.errno
+            # asyncio's own text repeats the address and says nothing else.
+            why = os.strerror(number) if number and number > 0 else error.os_error.strerror
+            return f"cannot connect to {url}: {why or type(error.os_error).__name__}"
         case aiohttp.WSServerHandshakeError() if error.status == 404 and url.endswith(LEGACY.wire.path):
             return f"{url} does not exist; is this a TrueNAS?"
         case aiohttp.WSServerHandshakeError():
