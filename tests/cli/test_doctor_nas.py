@@ -1,4 +1,4 @@
-"""`truetally doctor nas` against a lab NAS: what is missing, what exactly to grant, and what it never says."""
+"""`truetally doctor nas` against a lab NAS: what is missing, exactly what to grant, and what is never said."""
 
 from __future__ import annotations
 
@@ -140,3 +140,19 @@ async def test_a_broken_config_is_told_with_its_line(doctor):
     code, _, err = await doctor()
     assert code == 2
     assert "truetally.yaml:" in err
+
+
+async def test_before_25_04_the_entries_for_the_list_of_the_key_are_told_and_are_enough(doctor):
+    async with nas_of("24.10") as nas:
+        key = nas.add_key(allowlist=[("CALL", "pool.query")])
+        doctor.add(nas, key=key)
+        code, out, _ = await doctor("-o", "json")
+        [found] = json.loads(out)
+        assert (code, found["user_roles"]) == (1, None)
+        entries = [json.loads(line) for line in found["grant"] + found["grant_more"]]
+        assert {"method": "CALL", "resource": "zfs.snapshot.query"} in entries
+        assert {"method": "SUBSCRIBE", "resource": "sharing.nfs.query"} in entries
+        allowed = [("CALL", "pool.query"), *((each["method"], each["resource"]) for each in entries)]
+        doctor.keys["KEY_nas1"] = nas.add_key(allowlist=allowed)
+        code, out, _ = await doctor()
+    assert (code, "✓" in out) == (0, True)
