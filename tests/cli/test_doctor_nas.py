@@ -1,4 +1,4 @@
-"""`truetally doctor nas` against a lab NAS: what is missing, exactly what to grant, and what is never said."""
+"""`truetally doctor nas` against a lab NAS: what is missing, what to grant, and what is never said."""
 
 from __future__ import annotations
 

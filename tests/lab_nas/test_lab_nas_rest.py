@@ -12,6 +12,7 @@ from yarl import URL
 
 from lab_nas.nas_client import logged_in
 from truetally.lab.nas import LabNas
+from truetally.lab.nas.failures import Invalid
 from truetally.lab.nas.jobs import FOREVER, jobs_of
 from truetally.lab.nas.nvmet import connect_host, disconnect_hosts
 
@@ -235,6 +236,20 @@ async def test_several_arguments_are_the_members_of_the_body(nas, rest):
     assert await rest.delete("iscsi/extent/id/1", {"force": True}) is True
     status, told = await rest.status_and_body("DELETE", "iscsi/target/id/1", {"strength": 1})
     assert (status, told["message"]) == (400, "The following attributes are not expected: strength")
+
+
+@pytest.mark.parametrize(("version", "body"), [("24.10", True), ("25.04", {"delete_extents": True})])
+async def test_extents_go_with_their_target_from_25_04_on_only(version, body):
+    async with started(version) as nas, rest_of(nas) as rest:
+        nas.zfs.create("tank/k8s/z", volsize=1 << 30)
+        nas.call("iscsi.target.create", {"name": "z"})
+        nas.call("iscsi.extent.create", {"name": "z", "disk": "zvol/tank/k8s/z"})
+        nas.call("iscsi.targetextent.create", {"target": 1, "extent": 1})
+        if version == "24.10":
+            with pytest.raises(Invalid, match=r"Too many arguments \(expected 2, found 3\)"):
+                nas.call("iscsi.target.delete", 1, False, True)
+        assert await rest.delete("iscsi/target/id/1", body) is True
+        assert len(await rest.get("iscsi/extent")) == (1 if version == "24.10" else 0)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import hmac
 import inspect
 import json
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -24,7 +25,7 @@ from aiohttp import web
 
 from truetally.lab.nas.failures import CallError, InstanceNotFound, Invalid, MatchNotFound, NasRefusal
 from truetally.lab.nas.faults import Fault, Kind
-from truetally.lab.nas.machine import ApiKey, Machine, Row, User
+from truetally.lab.nas.machine import ApiKey, Machine, Row, User, Version
 from truetally.lab.nas.methods import METHODS, Caller, call, find
 
 if TYPE_CHECKING:
@@ -59,16 +60,15 @@ class _Target:
     arguments: tuple[Any, ...] = ()
     member: bool = False
 
-    @property
-    def names(self) -> list[str]:
-        """What the method calls the arguments that are still to come."""
-        accepted = list(inspect.signature(METHODS[self.method].run).parameters)[1:]
-        return accepted[len(self.arguments) :]
+    def takes(self, version: Version) -> dict[str, inspect.Parameter]:
+        """The arguments that are still to come, by the names that the method has for them."""
+        accepted = METHODS[self.method].accepts(version)
+        return {each.name: each for each in accepted[len(self.arguments) :]}
 
     @property
     def filterable(self) -> bool:
         """Whether it takes a query."""
-        return self.names == ["filters", "options"]
+        return list(self.takes(_GONE)) == ["filters", "options"]
 
 
 class _Rest:
@@ -84,7 +84,7 @@ class _Rest:
             caller.key = _login(self._nas.machine, request)
             _permit(caller, request, target)
         try:
-            arguments = await _arguments(request, target)
+            arguments = await _arguments(request, target, caller.machine.number)
         except _BadRequest as mistake:
             return _reply(400, {"message": str(mistake)})
         return await self._call(caller, request, target, arguments)
@@ -198,7 +198,7 @@ def _collection_verbs(name: str) -> dict[str, _Target]:
     if name in METHODS and not name.endswith(_CRUD):
         # What takes no arguments, or a query, is read; everything else is posted.
         target = _Target(name)
-        verbs["GET" if not target.names or target.filterable else "POST"] = target
+        verbs["GET" if not target.takes(_GONE) or target.filterable else "POST"] = target
     return verbs
 
 
@@ -259,7 +259,7 @@ def _permit(caller: Caller, request: web.Request, target: _Target) -> None:
         raise web.HTTPForbidden
 
 
-async def _arguments(request: web.Request, target: _Target) -> list[Any]:
+async def _arguments(request: web.Request, target: _Target, version: Version) -> list[Any]:
     """The positional arguments.
 
     Raises:
@@ -276,8 +276,10 @@ async def _arguments(request: web.Request, target: _Target) -> list[Any]:
     body = await _body(request)
     if body is None or (body == {} and request.method in ("GET", "DELETE")):
         return given
-    names = ["query-filters", "query-options"] if target.filterable else target.names
-    return [*given, *_from_body(body, names, target)]
+    takes = target.takes(version)
+    if target.filterable:
+        takes = {f"query-{name}": each for name, each in takes.items()}
+    return [*given, *_from_body(body, takes)]
 
 
 async def _body(request: web.Request) -> Any:
@@ -289,8 +291,9 @@ async def _body(request: web.Request) -> Any:
         raise _BadRequest(str(mistake)) from mistake
 
 
-def _from_body(body: Any, names: list[str], target: _Target) -> list[Any]:
+def _from_body(body: Any, takes: Mapping[str, inspect.Parameter]) -> list[Any]:
     """One argument is the body itself; several are its members."""
+    names = list(takes)
     if len(names) <= 1:
         return [body]
     if not isinstance(body, dict):
@@ -299,9 +302,8 @@ def _from_body(body: Any, names: list[str], target: _Target) -> list[Any]:
     if unknown:
         raise _BadRequest(f"The following attributes are not expected: {', '.join(unknown)}")
     last = max(names.index(name) for name in body) + 1 if body else 0
-    parameters = list(inspect.signature(METHODS[target.method].run).parameters.values())
     given = []
-    for name, parameter in zip(names[:last], parameters[1 + len(target.arguments) :], strict=False):
+    for name, parameter in list(takes.items())[:last]:
         if name not in body and parameter.default is inspect.Parameter.empty:
             raise _BadRequest(f"{name} attribute expected.")
         given.append(body.get(name, parameter.default))

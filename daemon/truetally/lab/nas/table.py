@@ -70,6 +70,11 @@ JOBS = frozenset(
     )
 )
 
+# The arguments that came later than their methods.
+_ARGUMENTS_SINCE: Mapping[str, Mapping[str, Version]] = {
+    "iscsi.target.delete": {"delete_extents": (25, 4)},
+}
+
 # What 25.04 asked more for than the versions after it.
 _ROLES_OF_25_04 = {"smb.status": ("READONLY_ADMIN", "SHARING_SMB_WRITE")}
 
@@ -161,6 +166,12 @@ class Method:
     def job(self) -> bool:
         """Whether a call only starts a job: it runs to the job's number."""
         return self.name in JOBS
+
+    def accepts(self, version: Version) -> list[inspect.Parameter]:
+        """What it takes in a version."""
+        later = _ARGUMENTS_SINCE.get(self.name, {})
+        accepted = list(inspect.signature(self.run).parameters.values())[1:]
+        return [each for each in accepted if later.get(each.name, version) <= version]
 
     def is_public(self, caller: Caller) -> bool:
         """Whether it needs no login here."""
@@ -264,7 +275,7 @@ def _permitted(caller: Caller, found: Method) -> bool:
 def call(caller: Caller, name: str, params: Sequence[Any]) -> Any:
     """Run a method for a caller."""
     found = find(caller, name)
-    accepted = list(inspect.signature(found.run).parameters.values())[1:]
+    accepted = found.accepts(caller.machine.number)
     needed = sum(1 for each in accepted if each.default is inspect.Parameter.empty)
     if len(params) > len(accepted):
         raise Invalid.at("", f"Too many arguments (expected {len(accepted)}, found {len(params)})")
