@@ -281,3 +281,8 @@ async def test_keys_are_made_and_taken_away():
         assert lab.machine.alerts == {}
         await door.post("nas/stand_by", urls=["wss://other"])
         assert lab.standby_of == ["wss://other"]
+        await door.post("nas/allow_only", networks=["192.0.2.0/24"])
+        async with connected(lab) as client:
+            assert (await client.socket.receive()).data == 1008
+        status, message = await door.refused("POST", "nas/allow_only", {"networks": ["here"]})
+        assert (status, "'here'" in message) == (422, True)

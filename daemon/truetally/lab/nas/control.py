@@ -20,9 +20,9 @@ from aiohttp import web
 
 from truetally.lab.nas import pools, state
 from truetally.lab.nas.failures import CallError, NasRefusal
-from truetally.lab.nas.logins import owner
 from truetally.lab.nas.machine import ADMINISTRATOR, Machine, Row, User
 from truetally.lab.nas.pool import Pool, Scan, Vdev
+from truetally.lab.nas.rest import bearer
 from truetally.lab.nas.sessions import Sessions
 from truetally.lab.nas.zfs import Dataset, Snapshot
 
@@ -146,7 +146,7 @@ class Control:
         self.commands |= _posted("zfs/", (*own, *blows))
         keys = (nas.add_key, nas.revoke_key, nas.expire_key, nas.set_roles, nas.add_user)
         told = (machine.raise_alert, machine.clear_alert, machine.set_service)
-        self.commands |= _posted("nas/", (*keys, nas.stand_by, *told))
+        self.commands |= _posted("nas/", (*keys, nas.stand_by, nas.allow_only, *told))
 
     def listing(self) -> list[Row]:
         """What there is below `/lab/`: how to ask for it, what it does and which arguments it takes."""
@@ -213,11 +213,8 @@ def routes(nas: LabNas) -> list[web.RouteDef]:
 
 
 def _is_root(machine: Machine, request: web.Request) -> bool:
-    scheme, _, text = request.headers.get("Authorization", "").partition(" ")
-    key = owner(machine, text.strip()) if scheme.lower() == "bearer" else None
-    if key is None or key.expired(machine.now()):
-        return False
-    return key.username == ADMINISTRATOR and "FULL_ADMIN" in key.roles
+    key = bearer(machine, request)
+    return key is not None and key.username == ADMINISTRATOR and "FULL_ADMIN" in key.roles
 
 
 async def _body(request: web.Request) -> Any:

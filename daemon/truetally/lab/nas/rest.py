@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import hmac
 import inspect
 import json
 from collections import defaultdict
@@ -25,6 +24,7 @@ from aiohttp import web
 
 from truetally.lab.nas.failures import CallError, InstanceNotFound, Invalid, MatchNotFound, NasRefusal
 from truetally.lab.nas.faults import Fault, Kind
+from truetally.lab.nas.logins import owner, user_of
 from truetally.lab.nas.machine import ApiKey, Machine, Row, User, Version
 from truetally.lab.nas.methods import METHODS, Caller, call, find
 
@@ -82,6 +82,9 @@ class _Rest:
         target = _target(caller, request)
         if not METHODS[target.method].is_public(caller):
             caller.key = _login(self._nas.machine, request)
+            if caller.key is None:
+                await asyncio.sleep(self._nas.login_penalty)
+                raise web.HTTPUnauthorized
             _permit(caller, request, target)
         try:
             arguments = await _arguments(request, target, caller.machine.number)
@@ -210,25 +213,19 @@ def _exists(caller: Caller, name: str) -> bool:
     return not (name.startswith("zfs.snapshot.") and caller.machine.number >= (25, 10))
 
 
-def _login(machine: Machine, request: web.Request) -> ApiKey | User:
-    """Whose request it is; 401 for nobody's."""
+def _login(machine: Machine, request: web.Request) -> ApiKey | User | None:
+    """Whose request it is."""
     scheme, _, text = request.headers.get("Authorization", "").partition(" ")
-    found: ApiKey | User | None = None
     if scheme.lower() == "bearer":
-        found = _key(machine, text.strip())
-    elif scheme.lower() == "basic":
-        found = _user(machine, text.strip())
-    if found is None:
-        raise web.HTTPUnauthorized
-    return found
+        return bearer(machine, request)
+    return _user(machine, text.strip()) if scheme.lower() == "basic" else None
 
 
-def _key(machine: Machine, text: str) -> ApiKey | None:
-    number, _, secret = text.partition("-")
-    key = machine.keys.get(int(number)) if number.isdigit() else None
-    if key is None or key.expired(machine.now()):
-        return None
-    return key if hmac.compare_digest(key.secret.encode(), secret.encode()) else None
+def bearer(machine: Machine, request: web.Request) -> ApiKey | None:
+    """The key that came with a request, if it still counts."""
+    scheme, _, text = request.headers.get("Authorization", "").partition(" ")
+    key = owner(machine, text.strip()) if scheme.lower() == "bearer" else None
+    return key if key is not None and not key.expired(machine.now()) else None
 
 
 def _user(machine: Machine, text: str) -> User | None:
@@ -237,10 +234,8 @@ def _user(machine: Machine, text: str) -> User | None:
         name, _, password = base64.b64decode(text, validate=True).decode().partition(":")
     except (binascii.Error, UnicodeDecodeError):
         return None
-    user = machine.users.get(name)
-    if user is None or user.otp is not None:
-        return None
-    return user if hmac.compare_digest(user.password.encode(), password.encode()) else None
+    user = user_of(machine, name, password)
+    return user if user is not None and user.otp is None else None
 
 
 def _permit(caller: Caller, request: web.Request, target: _Target) -> None:

@@ -10,6 +10,7 @@ import errno
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -100,6 +101,7 @@ class Caller:
     Attributes:
         key: what the session has logged in with; None before.
         secure: the transport is encrypted or local; a key used otherwise is revoked.
+        logged_in_at: when it did, by the clock of the machine.
         pinned: the version of an `/api/vX` endpoint, None for the current one.
     """
 
@@ -107,11 +109,17 @@ class Caller:
     secure: bool = True
     pinned: Version | None = None
     key: ApiKey | User | Token | None = None
+    logged_in_at: datetime | None = None
     options: dict[str, bool] = field(
         default_factory=lambda: {"legacy_jobs": True, "private_methods": False, "py_exceptions": False}
     )
     subscriptions: dict[str, str] = field(default_factory=dict)
     pending: Pending | None = None
+
+    def log_out(self) -> None:
+        """End the login and all that came with it; the socket stays."""
+        self.key = self.logged_in_at = self.pending = None
+        self.subscriptions.clear()
 
     @property
     def roles(self) -> frozenset[str]:
