@@ -13,7 +13,7 @@ from typing import Any
 
 from truetally.lab.nas.checks import texts
 from truetally.lab.nas.failures import Invalid
-from truetally.lab.nas.machine import Machine, Row
+from truetally.lab.nas.machine import INDEXED, Machine, Row
 from truetally.lab.nas.query import checked
 from truetally.lab.nas.rows import drop, readable, the_row
 from truetally.lab.nas.table import Caller, filled, method
@@ -107,7 +107,7 @@ def _belonging(machine: Machine, subsys: int) -> Row:
     """The ids of all that belongs to a subsystem, which a query tells with `extra.verbose` only."""
 
     def of(kind: str, key: str) -> list[int]:
-        return [row[key] for row in _rows(machine, kind) if row["subsys_id"] == subsys]
+        return [row[key] for row in machine.tables[kind].where("subsys_id", subsys)]
 
     return {
         "hosts": of("nvmet.host_subsys", "host_id"),
@@ -134,7 +134,9 @@ def _exists(machine: Machine, kind: str, field: str, row_id: Any, what: str, whe
 
 def _taken(machine: Machine, kind: str, row_id: int | None, **values: Any) -> Row | None:
     """Another row with these values."""
-    for row in _rows(machine, kind):
+    table = machine.tables[kind]
+    known = next((name for name in INDEXED if isinstance(values.get(name), str | int)), None)
+    for row in table.where(known, values[known]) if known is not None else table.rows.values():
         if row["id"] != row_id and all(row[name] == value for name, value in values.items()):
             return row
     return None
@@ -159,11 +161,11 @@ def _check_namespace(machine: Machine, given: Row, where: str, row_id: int | Non
     if other is not None:
         name = _subsys(machine, other["subsys_id"])["name"]
         raise Invalid.at(f"{where}.device_path", f"This device_path already used by subsystem: {name}")
-    for extent in _rows(machine, "iscsi.extent"):
-        if path in (extent["path"], extent["disk"]):
-            text = f"This device_path already used by iSCSI extent: {extent['name']}"
-            raise Invalid.at(f"{where}.device_path", text)
-    used = {row["nsid"] for row in _rows(machine, "nvmet.namespace") if row["subsys_id"] == subsys}
+    # The path of an extent on a zvol is its disk.
+    for extent in machine.tables["iscsi.extent"].where("path", path):
+        text = f"This device_path already used by iSCSI extent: {extent['name']}"
+        raise Invalid.at(f"{where}.device_path", text)
+    used = {row["nsid"] for row in machine.tables["nvmet.namespace"].where("subsys_id", subsys)}
     given["nsid"] = nsid or next(number for number in range(1, len(used) + 2) if number not in used)
     given.setdefault("device_uuid", str(uuid.uuid4()))
     given.setdefault("device_nguid", str(uuid.uuid4()))
@@ -298,7 +300,7 @@ def global_update(caller: Caller, data: Any) -> Row:
 
 def connect_host(machine: Machine, subsys: int, hostnqn: str, address: str = "10.0.0.11") -> Row:
     """A live session of a host at a subsystem, through the first port that shows it."""
-    links = [row for row in _rows(machine, "nvmet.port_subsys") if row["subsys_id"] == subsys]
+    links = machine.tables["nvmet.port_subsys"].where("subsys_id", subsys)
     port = links[0]["port_id"] if links else 1
     number = machine.tables["nvmet.session"].last + 1
     session = {"host_traddr": address, "hostnqn": hostnqn, "subsys_id": subsys, "port_id": port}
@@ -307,9 +309,9 @@ def connect_host(machine: Machine, subsys: int, hostnqn: str, address: str = "10
 
 def disconnect_hosts(machine: Machine, subsys: int) -> None:
     """End all sessions at a subsystem."""
-    for row in _rows(machine, "nvmet.session"):
-        if row["subsys_id"] == subsys:
-            machine.tables["nvmet.session"].remove(row["id"])
+    table = machine.tables["nvmet.session"]
+    for row in table.where("subsys_id", subsys):
+        table.remove(row["id"])
 
 
 def _sessions(machine: Machine) -> list[Row]:
@@ -339,7 +341,7 @@ def subsys_delete(caller: Caller, id: Any, options: Any = None) -> bool:  # noqa
     machine = caller.machine
     row = the_row(machine, "nvmet.subsys", id)
     belonging = {
-        kind: [each for each in _rows(machine, kind) if each["subsys_id"] == row["id"]]
+        kind: machine.tables[kind].where("subsys_id", row["id"])
         for kind in ("nvmet.namespace", "nvmet.port_subsys", "nvmet.host_subsys")
     }
     if not given["force"]:
