@@ -7,6 +7,7 @@ the event of a change comes before the reply to the call that made it.
 from __future__ import annotations
 
 import asyncio
+import errno
 import ipaddress
 import ssl
 from collections.abc import Awaitable, Callable, Collection, Iterable
@@ -40,6 +41,7 @@ ENDPOINTS = (
 )
 JSON_RPC_SINCE: Version = (25, 4)
 _STOP_WITHIN = 2.0
+_BACK_WITHIN, _AGAIN_AFTER = 10.0, 0.02
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -189,11 +191,14 @@ class LabNas:
         if self._controlled:
             app.router.add_routes(control.routes(self))
         self.machine.boot_id = str(uuid4())
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=_STOP_WITHIN)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, host, port, ssl_context=self._tls, reuse_address=True)
-        await site.start()
-        self._address = (host, self._runner.addresses[0][1])
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=_STOP_WITHIN)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, host, port, ssl_context=self._tls, reuse_address=True).start()
+        except OSError:
+            await runner.cleanup()
+            raise
+        self._runner, self._address = runner, (host, runner.addresses[0][1])
         self.machine.listeners.append(self._tell)
         watching = pools.watch_scans(self.machine, self._scans_told_every)
         self._watching_scans = asyncio.create_task(watching, name="lab NAS scans")
@@ -221,7 +226,15 @@ class LabNas:
         await self.stop()
         if meanwhile is not None:
             await meanwhile()
-        await self.start(host, port)
+        async with asyncio.timeout(_BACK_WITHIN):
+            while not self.listens:
+                try:
+                    await self.start(host, port)
+                except OSError as error:
+                    # While nobody listens, any connection of the machine may get this port as its own.
+                    if error.errno != errno.EADDRINUSE:
+                        raise
+                    await asyncio.sleep(_AGAIN_AFTER)
 
     def restart_soon(self) -> None:
         """Restart, without waiting for it: for who answers calls."""
