@@ -27,6 +27,7 @@ _SCRUB_TAKES = timedelta(hours=1)
 _SCHEDULE = {"minute": "00", "hour": "00", "dom": "*", "month": "*", "dow": "7"}
 _THRESHOLD_DAYS = 35
 TOLD_EVERY = timedelta(seconds=2)
+_STATES = ("ONLINE", "FAULTED", "UNAVAIL", "REMOVED", "OFFLINE", "DEGRADED")
 _ERRORS = ("read_errors", "write_errors", "checksum_errors")
 
 
@@ -59,9 +60,11 @@ def strike(
     write_errors: int = 0,
     checksum_errors: int = 0,
 ) -> Vdev:
-    """Let a disk have a state (ONLINE, FAULTED, UNAVAIL, REMOVED, OFFLINE), and so many more errors."""
+    """Let a disk have a state (ONLINE, DEGRADED, FAULTED, OFFLINE, REMOVED, UNAVAIL), and more errors."""
     pool = machine.zfs.pool(name)
     struck = pool.disk(disk)
+    if state is not None and state not in _STATES:
+        raise CallError(f"a disk cannot be {state}; it can be {', '.join(_STATES)}", errno.EINVAL)
     before = pool.state
     struck.state = state or struck.state
     struck.read_errors += read_errors
