@@ -330,6 +330,7 @@ def in_use(use: DatasetUse, own_attachment: str, at_most: int | None = None) -> 
         (use.clients, "client"),
         (use.processes, "process"),
         (use.jobs, "job"),
+        (use.holds, "hold"),
     )
     for names, what in users:
         if names:

@@ -96,13 +96,24 @@ def _at_path(world: World, nas: str, backend: Backend, path: str, how: str) -> B
 
 def _behind_target(world: World, nas: str, backend: Backend) -> Backing:
     """R4: IQN to target to targetextent to extent to zvol; democratic-csi's LUN is always 0."""
-    targets = [r for r in world.sharing(f"t:{backend.target}", Kind.ISCSI_TARGET) if r.source == nas]
+    targets = targets_called(world, nas, backend.iqn)
     if not targets:
-        return Backing(backend, nas, how=f"target {backend.target} is not on {nas}")
+        return Backing(backend, nas, how=f"target {backend.iqn} is not on {nas}")
     for target in targets:
         for extent in extents_of(world, target):
             return _at_path(world, nas, backend, extent.disk, "R4: its IQN leads to the extent of the zvol")
-    return Backing(backend, nas, how=f"target {backend.target} has no extent")
+    return Backing(backend, nas, how=f"target {backend.iqn} has no extent")
+
+
+def targets_called(world: World, nas: str, iqn: str) -> list[Ref]:
+    """The targets of a NAS that an IQN means: with its base name one, without it all that it could be."""
+    system = world.system(nas)
+    base = f"{system.iscsi_basename.lower()}:" if system is not None and system.iscsi_basename else ""
+    names = csi.targets_of_iqn(iqn)
+    if base and iqn.lower().startswith(base):
+        names = (iqn.lower().removeprefix(base), names[0])
+    found = (r for name in names for r in world.sharing(f"t:{name}", Kind.ISCSI_TARGET))
+    return [ref for ref in dict.fromkeys(found) if ref.source == nas]
 
 
 def _behind_subsystem(world: World, nas: str, backend: Backend) -> Backing:

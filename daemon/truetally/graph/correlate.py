@@ -81,12 +81,16 @@ def _by_name(name: str) -> Iterator[str]:
 def _backend(backend: csi.Backend) -> Iterator[str]:
     if backend.path:
         yield from _mounted(backend.path)
-    if backend.target:
-        yield f"t:{backend.target}"
+    if backend.iqn:
+        yield from _iqn(backend.iqn)
     if backend.share:
         yield f"m:{backend.share}"
     if backend.nqn:
         yield f"q:{backend.nqn}"
+
+
+def _iqn(iqn: str) -> Iterator[str]:
+    return (f"t:{name}" for name in csi.targets_of_iqn(iqn))
 
 
 _HINTED = {"target": "t", "share": "m", "subsystem": "q"}
@@ -122,7 +126,7 @@ def _pod(source: str, pod: k8s.Pod) -> Iterator[str]:
     for nfs in pod.nfs:
         yield from _mounted(csi.dataset_of_mount(nfs.path))
     for iscsi in pod.iscsi:
-        yield f"t:{csi.target_of_iqn(iscsi.iqn)}"
+        yield from _iqn(iscsi.iqn)
     for inline in pod.csi:
         yield from _hints(inline.attributes)
 
@@ -206,7 +210,7 @@ def _target_extent(source: str, link: nas.IscsiTargetExtent) -> Iterator[str]:
 
 
 def _session(_source: str, session: nas.IscsiSession) -> Iterator[str]:
-    yield f"t:{csi.target_of_iqn(session.target)}"
+    yield from _iqn(session.target)
 
 
 def _subsystem(source: str, subsystem: nas.NvmeSubsystem) -> Iterator[str]:

@@ -397,7 +397,8 @@ class DatasetUse(msgspec.Struct, frozen=True, gc=False):
         processes: names of processes that have files open below it (`pool.dataset.processes`).
         clients: NFS and SMB clients that may be using it; a client whose path TrueNAS does not tell counts.
         sessions: iSCSI initiators with a session on a target that leads to it.
-        jobs: running jobs that name the path.
+        jobs: running jobs that name the path, one above it, or a task that may.
+        holds: `tag on snapshot` of every snapshot of it that is held.
         unknown: what could not be read, each with the reason and what to grant.
     """
 
@@ -406,6 +407,7 @@ class DatasetUse(msgspec.Struct, frozen=True, gc=False):
     clients: tuple[str, ...] = ()
     sessions: tuple[str, ...] = ()
     jobs: tuple[str, ...] = ()
+    holds: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
 
 

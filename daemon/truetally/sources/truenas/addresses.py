@@ -95,7 +95,7 @@ async def find_generation(name: str, url: str, http: aiohttp.ClientSession) -> G
                 versions = msgspec.json.decode(await response.read(), type=list[str])
     except msgspec.DecodeError:
         pass  # TrueNAS 24.10 and older answer with the page of its web interface
-    except (aiohttp.ClientError, OSError, TimeoutError) as error:
+    except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
         raise SourceUnavailable(name, reason(error, where)) from error
     if versions is None:
         return LEGACY
@@ -117,7 +117,7 @@ async def connect(
     where = _base(url) + wire.path
     try:
         socket = await http.ws_connect(where, max_msg_size=_LARGEST, autoping=True, compress=_WINDOW)
-    except (aiohttp.ClientError, OSError, TimeoutError) as error:
+    except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
         raise SourceUnavailable(name, reason(error, where)) from error
     if not wire.opening:
         return socket
@@ -152,5 +152,7 @@ def reason(error: BaseException, url: str) -> str:
             return f"{url} answered {error.status} to the websocket handshake"
         case TimeoutError():
             return f"{url} does not answer in time"
+        case ValueError():
+            return f"{url} is no address: {error}"
         case _:
             return f"the connection to {url} broke: {type(error).__name__}"
