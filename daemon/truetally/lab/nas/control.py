@@ -70,7 +70,11 @@ class Command:
     @property
     def takes(self) -> list[str]:
         """What it takes, as Python writes it."""
-        return [str(each) for each in self.parameters.values()]
+        return [
+            f"{each.name}: {each.annotation}"
+            + ("" if each.default is inspect.Parameter.empty else f" = {each.default!r}")
+            for each in self.parameters.values()
+        ]
 
     def arguments(self, given: Any, *, loose: bool) -> dict[str, Any]:
         """The arguments that are meant.
