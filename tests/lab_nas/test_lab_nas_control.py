@@ -164,9 +164,6 @@ async def test_every_verb_of_the_shell_is_there_with_its_own_docstring():
     assert by_path["POST /lab/ssh/write"]["takes"] == ["name: str", "size_bytes: int"]
     strike = by_path["POST /lab/zfs/strike"]["takes"]
     assert strike[2:4] == ["state: str | None = None", "read_errors: int = 0"]
-        "state: str | None = None",
-        "read_errors: int = 0",
-    ]
 
 
 def test_every_argument_of_every_command_can_come_as_json():
