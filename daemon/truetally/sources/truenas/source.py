@@ -36,15 +36,16 @@ from truetally.model.observations import (
     Value,
 )
 from truetally.model.refs import TRUENAS_KINDS, Kind, Ref
-from truetally.model.truenas import Dataset, Performance, Pool, System
+from truetally.model.truenas import Performance, Pool, System
 from truetally.settings import NasSettings
 from truetally.sources.truenas import decode, inventory
 from truetally.sources.truenas.addresses import connect, find_generation, host_of, http_session
 from truetally.sources.truenas.calls import CallFailed, Change
+from truetally.sources.truenas.held import HeldSnapshots, Told
 from truetally.sources.truenas.hints import followed, hinted
 from truetally.sources.truenas.limiter import LastLogin, LoginPace, next_login_at
 from truetally.sources.truenas.logins import Credential, KeyExpired, Mistrusted, Standby, log_in
-from truetally.sources.truenas.schedule import Schedule, SnapshotChanges, Told
+from truetally.sources.truenas.schedule import Schedule
 from truetally.sources.truenas.session import Session, Traffic
 from truetally.sources.truenas.use import Lists
 
@@ -112,13 +113,10 @@ class NasSource:
         self._url = settings.url
         self.traffic = Traffic()
         self._known = {kind: inventory.Known() for kind in _ORDER if kind not in _NOT_KEPT}
-        self._snapshots: dict[str, dict[str, Value]] = {}
-        self._told_changes: dict[str, Told] = {}
-        self._snapshot_changes = SnapshotChanges()
+        self._held = HeldSnapshots()
         self._sample: msgspec.Raw | None = None
         self._datasets: frozenset[str] = frozenset()
         self._unreadable: frozenset[str] = frozenset()
-        self._read_singly: dict[str, tuple[float, Value | None]] = {}
         self._proven = False
         self._identity: tuple[str, frozenset[str]] = ("", frozenset())
         self._lost: tuple[Trouble, str] | None = None
@@ -366,7 +364,7 @@ class NasSource:
 
     def _blind(self) -> frozenset[Kind]:
         """What is only known by listing it: snapshots, where no dataset tells that its own have changed."""
-        return frozenset() if self._told_changes else frozenset({Kind.SNAPSHOT})
+        return frozenset({Kind.SNAPSHOT}) if self._held.blind else frozenset()
 
     async def _list_or_lose(self, kind: Kind, session: Session) -> None:
         """A kind that cannot be listed is lost alone, as long as the connection stands."""
@@ -400,7 +398,7 @@ class NasSource:
         async with self._locks[kind]:
             if self._listed_at[kind] >= asked_after:
                 return
-            asked_at, told = self._clock.ticks(), (self._told_changes, self._listed_at[Kind.DATASET])
+            asked_at, told = self._clock.ticks(), self._held.told()
             found: dict[str, Value] = {}
             try:
                 async for page in inventory.listing(
@@ -454,62 +452,34 @@ class NasSource:
                     self._version = value.version if isinstance(value, System) else ""
             case Kind.DATASET:
                 self._datasets = names
-                self._told_changes = {
-                    name: Told(value.snapshots_changed, value.origin)
-                    for name, value in found.items()
-                    if isinstance(value, Dataset) and value.snapshots_changed is not None
-                }
+                self._held.datasets(names, found, asked_at)
             case Kind.SNAPSHOT:
-                self._snapshots = {}
-                self._keep_snapshots(found, asked_at)
-                self._snapshot_changes.prime(*told)
-
-    def _keep_snapshots(self, found: Mapping[str, Value], asked_at: float) -> None:
-        """Keeps the snapshots of a list, and what was read of single ones after the list was asked for."""
-        for name, value in found.items():
-            self._snapshots.setdefault(name.partition("@")[0], {})[name] = value
-        later = {name: read for name, read in self._read_singly.items() if read[0] >= asked_at}
-        for name, (_, single) in later.items():
-            self._keep_snapshot(name, single)
-        self._read_singly = later
-
-    def _keep_snapshot(self, name: str, value: Value | None) -> None:
-        held = self._snapshots.setdefault(name.partition("@")[0], {})
-        if value is None:
-            held.pop(name, None)
-        else:
-            held[name] = value
+                self._held.listed(found, asked_at, told)
 
     async def _follow_snapshots(self, session: Session) -> None:
         """Reads the snapshots of those datasets that say that theirs have changed."""
         async with self._locks[Kind.SNAPSHOT]:
             if Kind.SNAPSHOT in self._failing or self._listed_at[Kind.SNAPSHOT] == float("-inf"):
                 return
-            due = self._snapshot_changes.take(self._told_changes, self._listed_at[Kind.DATASET])
-            due += [each for each in self._snapshots if each not in self._datasets]
+            due = self._held.due()
             if not due:
                 return
-            held = {name: value for each in due for name, value in self._snapshots.get(each, {}).items()}
-            asked_at = self._clock.ticks()
+            held, asked_at = self._held.of(due), self._clock.ticks()
             found: dict[str, Value] = {}
             try:
-                there = [each for each in due if each in self._datasets]
-                async for page in inventory.snapshots_of(session, there, held):
+                async for page in inventory.snapshots_of(session, self._held.still_there(due), held):
                     found.update(page)
                     # Of what was known, only the name has been read now.
                     read = [(name, value) for name, value in page if value is not held.get(name)]
                     await self._emit_page(Kind.SNAPSHOT, read, asked_at)
             except (CallFailed, AccessDenied, SourceUnavailable) as error:
-                # They are read the next time, or with all snapshots.
-                self._snapshot_changes.forget(due)
+                self._held.failed(due)
                 if not session.alive:
                     raise SourceUnavailable(self._settings.name, str(error)) from error
                 return
             gone = [Gone(self._ref(Kind.SNAPSHOT, name), asked_at) for name in held.keys() - found.keys()]
             await self._emit(gone)
-            for each in due:
-                self._snapshots.pop(each, None)
-            self._keep_snapshots(found, asked_at)
+            self._held.read(due, found, asked_at)
 
     async def _read(self, ref: Ref, session: Session, lists: Lists | None = None) -> Observation:
         asked_at = self._clock.ticks()
@@ -521,8 +491,7 @@ class NasSource:
             raise SourceUnavailable(self._settings.name, error.reason) from error
         self._heard_at = self._clock.ticks()
         if ref.kind is Kind.SNAPSHOT:
-            self._read_singly[ref.name] = (asked_at, value)
-            self._keep_snapshot(ref.name, value)
+            self._held.single(ref.name, value, asked_at)
         return Gone(ref, asked_at) if value is None else Seen(ref, value, asked_at)
 
     def _ref(self, kind: Kind, name: str) -> Ref:
