@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 _HERE = Path(__file__).parent
-_BENCHMARKS = ("watch_decode.py", "judgement.py", "at_scale.py")
+_BENCHMARKS = ("watch_decode.py", "judgement.py", "at_scale.py", "nas_load.py", "lab_nas.py")
 
 
 def main() -> int:

@@ -160,6 +160,12 @@ def _nas_url(text: str) -> str:
         raise ValueError("holds credentials; write only the host here, and the key under api_key")
     if not host or parts.scheme not in {"ws", "wss", "http", "https"}:
         raise ValueError("is no address of a NAS; write it like wss://nas1.example.com")
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        raise ValueError(
+            "holds a host name that cannot exist; write it like wss://nas1.example.com"
+        ) from None
     if parts.scheme in {"ws", "http"} and not _loopback(host):
         raise ValueError(
             f"{parts.scheme}:// is not encrypted, and TrueNAS revokes for good an API key that arrives so; "

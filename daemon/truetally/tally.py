@@ -164,8 +164,8 @@ class Tally:
                 state = graph.completeness(status.name, kind)
                 if state.listed_at is None and state.trouble is None:
                     return False, f"{status.name} has not been listed in full yet"
-            if status.state in (SourceState.UNREACHABLE, SourceState.REFUSED):
-                return False, f"{status.name}: {status.detail}"
+            if status.state is not SourceState.CONNECTED:
+                return False, f"{status.name}: {status.detail or status.state.value}"
         return True, ""
 
     # Findings

@@ -1,15 +1,16 @@
-"""`truetally doctor nas` against a lab NAS: what is missing, what exactly to grant, and what it never says."""
+"""`truetally doctor nas` against a lab NAS: what is missing, what to grant, and what is never said."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import sys
 from contextlib import asynccontextmanager
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
+from truetally.cli.root import root
 from truetally.lab.nas import LabNas
 
 # Who is an NFS client may only be read with the right to change shares, or as READONLY_ADMIN, which has all.
@@ -28,8 +29,8 @@ async def nas_of(version: str = "25.10"):
 
 
 class Doctor:
-    def __init__(self, tmp_path, environment) -> None:
-        self.config, self.environment = tmp_path / "truetally.yaml", environment
+    def __init__(self, tmp_path) -> None:
+        self.config = tmp_path / "truetally.yaml"
         (tmp_path / "kubeconfig").write_text("{}")
         self.nas = []
         self.keys = {}
@@ -43,20 +44,20 @@ class Doctor:
         kubeconfig = str(self.config.with_name("kubeconfig"))
         content = {"clusters": [{"name": "prod", "kubeconfig": kubeconfig}], "nas": self.nas}
         self.config.write_text(yaml.safe_dump(content))
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "truetally", "doctor", "nas", *words, "-c", str(self.config)),
-            env=self.environment | self.keys | keys,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
+        ran = await asyncio.to_thread(
+            CliRunner().invoke,
+            root,
+            ["doctor", "nas", *words, "-c", str(self.config)],
+            env=self.keys | keys,
+            prog_name="truetally",
         )
-        out, err = await asyncio.wait_for(process.communicate(), 60)
-        assert not any(key in out.decode() + err.decode() for key in self.keys.values() if key)
-        return process.returncode, out.decode(), err.decode()
+        assert not any(key in ran.output for key in self.keys.values() if key)
+        return ran.exit_code, ran.stdout, ran.stderr
 
 
 @pytest.fixture
-def doctor(tmp_path, environment) -> Doctor:
-    return Doctor(tmp_path, environment)
+def doctor(tmp_path) -> Doctor:
+    return Doctor(tmp_path)
 
 
 @pytest.mark.parametrize("version", ["25.10", "26.0"])
@@ -140,3 +141,55 @@ async def test_a_broken_config_is_told_with_its_line(doctor):
     code, _, err = await doctor()
     assert code == 2
     assert "truetally.yaml:" in err
+
+
+async def test_before_25_04_the_entries_for_the_list_of_the_key_are_told_and_are_enough(doctor):
+    async with nas_of("24.10") as nas:
+        key = nas.add_key(allowlist=[("CALL", "pool.query")])
+        doctor.add(nas, key=key)
+        code, out, _ = await doctor("-o", "json")
+        [found] = json.loads(out)
+        assert (code, found["user_roles"]) == (1, None)
+        entries = [json.loads(line) for line in found["grant"] + found["grant_more"]]
+        assert {"method": "CALL", "resource": "zfs.snapshot.query"} in entries
+        assert {"method": "SUBSCRIBE", "resource": "sharing.nfs.query"} in entries
+        allowed = [("CALL", "pool.query"), *((each["method"], each["resource"]) for each in entries)]
+        doctor.keys["KEY_nas1"] = nas.add_key(allowlist=allowed)
+        code, out, _ = await doctor()
+    assert (code, "✓" in out) == (0, True)
+
+
+async def test_a_standby_controller_is_no_fault_of_a_pair(doctor):
+    async with nas_of() as one, nas_of() as other:
+        key = one.add_key()
+        other.machine.keys = one.machine.keys
+        other.standby_of = [one.url]
+        doctor.add(one, key=key, failover_urls=[other.url])
+        code, out, _ = await doctor()
+        assert (code, "this is the standby controller" in out, "✓" in out) == (0, True, True)
+        one.standby_of = [other.url]
+        assert (await doctor())[0] == 1
+
+
+async def test_what_fails_for_another_reason_is_not_called_permitted(doctor):
+    async with nas_of() as nas:
+        doctor.add(nas, key=nas.add_key())
+        nas.faults.fail("sharing.nfs.query")
+        _, out, _ = await doctor("-o", "json")
+    [found] = json.loads(out)
+    permitted = {each["method"]: each["permitted"] for each in found["checked"] if not each["subscription"]}
+    assert permitted["sharing.nfs.query"] is None
+    assert permitted["sharing.smb.query"] is True
+    # Whoever is no full administrator is told nothing of others' jobs.
+    assert permitted["core.get_jobs"] is None
+    assert found["well"] is True
+
+
+async def test_a_secret_that_cannot_be_read_does_not_hide_the_others(doctor):
+    async with nas_of() as nas:
+        doctor.add(nas, name="here", key=nas.add_key())
+        doctor.add(nas, name="keyless", key="")
+        code, out, _ = await doctor()
+    assert code == 1
+    assert "environment variable KEY_keyless is empty" in out
+    assert "✓" in out

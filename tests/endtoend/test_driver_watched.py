@@ -33,7 +33,7 @@ from truetally.sources.truenas.source import NasSource
 
 ACCUSING = [rule for rule in RULES if rule.reread is not None]
 LATER = timedelta(hours=3)
-# 26 has no REST any more; on 25.10 the requests of 1.9.4 are put into the words of the branch that works there.
+# 26 has no REST; on 25.10 the requests of 1.9.4 are put into the words of the branch that works there.
 WITH_REST = ("22.12", "23.10", "24.04", "24.10", "25.04", "25.10")
 PLAYED = [(p, v) for p in ("nfs", "smb", "iscsi") for v in WITH_REST] + [("nvmeof", "25.10")]
 OVER_SSH = [(p, v) for p in ("nfs", "smb", "iscsi") for v in ("24.10", "25.10", "26.0")]

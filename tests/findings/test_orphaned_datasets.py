@@ -297,6 +297,7 @@ def _use(value):
         {"processes": ("smbd",)},
         {"sessions": ("iqn.node",)},
         {"jobs": ("replication.run_onetime",)},
+        {"holds": ("keep on tank/k8s/pvc@a",)},
         {"attachments": ("Replication: nightly",)},
         {"attachments": ("Snapshot Task: daily",)},
     ],

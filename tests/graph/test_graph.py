@@ -310,5 +310,18 @@ def test_a_snapshot_handle_tells_attached_from_detached(handle, parts):
 def test_paths_of_mounts_and_devices():
     assert csi.dataset_of_mount("/mnt/tank/a b/") == "tank/a b"
     assert csi.dataset_of_device("zvol/tank/a+b") == "tank/a b"
-    assert csi.target_of_iqn("iqn.2005-10.org.freenas.ctl:CSI-x") == "csi-x"
+    assert csi.targets_of_iqn("iqn.2005-10.org.freenas.ctl:CSI-x") == (
+        "iqn.2005-10.org.freenas.ctl:csi-x",
+        "csi-x",
+    )
+    assert "pvc-1" in csi.targets_of_iqn("iqn.2010-01.com.acme:storage:pvc-1")
     assert csi.uuid_in(f"prefix-{UID}") == UID
+
+
+def test_the_end_of_a_list_that_the_loss_of_its_source_has_overtaken_proves_nothing():
+    graph = Graph()
+    graph.apply(Lost(NAS, Kind.DATASET, Trouble.UNREACHABLE, "it is off", 5.0), Changes())
+    graph.apply(Listed(NAS, Kind.DATASET, frozenset(), 4.0), Changes())
+    assert not graph.proves_absence(NAS, Kind.DATASET)
+    graph.apply(Listed(NAS, Kind.DATASET, frozenset(), 6.0), Changes())
+    assert graph.proves_absence(NAS, Kind.DATASET)

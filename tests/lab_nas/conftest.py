@@ -2,6 +2,7 @@
 
 import pytest
 
+from lab_nas.rest_client import rest_of
 from truetally.lab.nas import LabNas
 
 VERSIONS = ("25.04", "25.10", "26.0")
@@ -41,3 +42,9 @@ async def nas25_04():
     lab = await _started("25.04")
     yield lab
     await lab.stop()
+
+
+@pytest.fixture
+async def rest(nas):
+    async with rest_of(nas) as client:
+        yield client

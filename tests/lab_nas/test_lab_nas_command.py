@@ -19,6 +19,7 @@ from click.testing import CliRunner
 from lab_nas.ddp_client import DdpClient
 from lab_nas.nas_client import NasClient
 from truetally.lab.command import lab
+from truetally.lab.nas.alone import LabNasFailed, Wanted, run_alone
 
 _SOURCES = Path(__file__).parents[2] / "daemon"
 VERSIONS = ("22.12", "23.10", "24.04", "24.10", "25.04", "25.10", "26.0")
@@ -104,12 +105,30 @@ async def test_root_logs_in_with_what_was_printed():
         assert await nas.end() == 0
 
 
+@asynccontextmanager
+async def run_here(version):
+    """The same in this process, as `Running`."""
+    until, told = asyncio.Event(), asyncio.get_running_loop().create_future()
+    alone = asyncio.create_task(run_alone(Wanted(version), told.set_result, until))
+    try:
+        yield await asyncio.wait_for(told, 60)
+    finally:
+        until.set()
+        await alone
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 async def test_every_version_can_be_had(version):
-    async with started("--version", version) as nas, session(nas, "/websocket", DdpClient) as client:
+    async with run_here(version) as nas, session(nas, "/websocket", DdpClient) as client:
         await client.connect()
-        assert await client.call("auth.login_with_api_key", nas.told["API key"]) is True
+        assert await client.call("auth.login_with_api_key", nas.api_key) is True
         assert version in await client.call("system.version")
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_version_can_be_asked_for(version):
+    (option,) = [each for each in lab.commands["nas"].params if each.name == "version"]
+    assert option.type.convert(version, option, None) == version
 
 
 async def test_key_and_password_can_come_from_the_environment():
@@ -192,18 +211,22 @@ async def test_its_state_is_kept_and_comes_back(tmp_path):
     assert [each["id"] for each in found] == ["tank/kept"]
 
 
-async def test_what_cannot_be_is_said_in_a_line(tmp_path):
+async def test_what_cannot_be_is_said_in_a_line():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        code, said = await refused("--port", taken.getsockname()[1])
+    assert (code, len(said.splitlines())) == (1, 1), said
+    assert "choose another --port" in said
+
+
+async def test_a_state_or_key_that_is_none_is_refused_and_left_alone(tmp_path):
     broken = tmp_path / "broken.json"
     broken.write_text(json.dumps({"nothing": 1}))
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        for options, words in (
-            (("--state", broken), "this is no state of a lab NAS"),
-            (("--port", taken.getsockname()[1]), "choose another --port"),
-            (("--api-key", "secret"), "--api-key: an API key is a number, a dash and the secret"),
-        ):
-            code, said = await refused(*options)
-            assert (code, len(said.splitlines())) == (1, 1), said
-            assert words in said
+    for wanted, words in (
+        (Wanted("25.10", state=broken), "this is no state of a lab NAS"),
+        (Wanted("25.10", api_key="secret"), "--api-key: an API key is a number, a dash and the secret"),
+    ):
+        with pytest.raises(LabNasFailed, match=words):
+            await run_alone(wanted, lambda _: None, asyncio.Event())
     assert broken.read_text() == '{"nothing": 1}'
 
 

@@ -1,18 +1,24 @@
 """The lab's own door: a person changes a NAS that runs alone, and each answer says what was wrong."""
 
 import asyncio
+import contextlib
 import inspect
+import json
+from collections.abc import Collection, Mapping
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
-from typing import get_type_hints
+from datetime import UTC, datetime, timedelta
+from random import Random
+from typing import get_args, get_origin, get_type_hints
 
 import aiohttp
 import msgspec
 import pytest
 
 from lab_nas.nas_client import connected, logged_in
+from lab_nas.test_lab_nas_space import check
 from truetally.lab.nas import LabNas, faults, state
-from truetally.lab.nas.control import Control
+from truetally.lab.nas.control import Control, Refused
+from truetally.lab.nas.failures import NasRefusal
 from truetally.lab.nas.sessions import Sessions
 from truetally.lab.nas.ssh import Ssh
 
@@ -106,6 +112,14 @@ async def test_what_is_changed_over_ssh_is_seen_and_told_to_nobody():
         ("ssh/snapshot", {"path": 1}, 422, "the argument path is wrong: Expected `str`, got `int`"),
         ("ssh/snapshot", ["tank@a"], 422, "the body must be a JSON object"),
         ("ssh/snapshot", {"path": "tank/none@a"}, 422, "cannot open 'tank/none': dataset does not exist"),
+        ("ssh/snapshot", {"path": "tank"}, 422, "cannot create snapshot 'tank@': invalid name"),
+        ("ssh/create_dataset", {"name": "tank/z", "volsize": -1}, 422, "bad volume size -1"),
+        ("ssh/write", {"name": "tank", "size_bytes": -1}, 422, "cannot write to 'tank': -1 bytes"),
+        ("ssh/rename", {"path": "tank", "target": "tank/"}, 422, "cannot rename to 'tank/': invalid name"),
+        ("zfs/create_pool", {"name": "a/b"}, 422, "cannot create 'a/b': invalid name"),
+        ("zfs/create_pool", {"name": "a", "size_bytes": 1}, 422, "the pool needs 24576 bytes at least"),
+        ("zfs/start_scan", {"name": "tank", "function": "x"}, 422, "a scan is SCRUB or RESILVER, not x"),
+        ("zfs/strike", {"name": "tank", "disk": "sda", "state": "x"}, 422, "a disk cannot be x"),
         ("ssh/destroy", {"path": "tank"}, 422, "operation does not apply to pools"),
         ("ssh/create_dataset", {"name": "tank/a", "native": {"quota": "x"}}, 422, "bad numeric value 'x'"),
         ("zfs/export_pool", {"name": "none"}, 422, "cannot open 'none': no such pool"),
@@ -147,6 +161,9 @@ async def test_every_verb_of_the_shell_is_there_with_its_own_docstring():
                 assert len(told["takes"]) == len(inspect.signature(each).parameters) - 1
     assert {f"POST /lab/faults/{each}" for each in faults.Kind if each != "error"} <= by_path.keys()
     assert all(each["what"].strip() for each in listed)
+    assert by_path["POST /lab/ssh/write"]["takes"] == ["name: str", "size_bytes: int"]
+    strike = by_path["POST /lab/zfs/strike"]["takes"]
+    assert strike[2:4] == ["state: str | None = None", "read_errors: int = 0"]
 
 
 def test_every_argument_of_every_command_can_come_as_json():
@@ -155,6 +172,76 @@ def test_every_argument_of_every_command_can_come_as_json():
         for name in command.parameters:
             if not command.whole:
                 msgspec.json.schema(hints[name])
+
+
+# What a person might type, right and wrong.
+_TEXTS = (
+    *("tank", "tank/a", "tank/a@s", "tank@s", "tank/z", "tank/b", "tank/c/d", "tank/", "a@b@c", "", "/", "@"),
+    *("x", "org.x:y", "quota", "volsize", "1G", "none", "ONLINE", "SCRUB", "sda", "1-a", "10.0.0.0/8", "nfs"),
+)
+
+
+def something(hint, random):
+    """Any value of a type."""
+    kinds = {
+        str: lambda: random.choice(_TEXTS),
+        int: lambda: random.choice((0, 1, -1, 1 << 20, 1 << 60)),
+        bool: lambda: random.random() < 0.5,
+        float: lambda: random.choice((0.0, 0.1, -1.0)),
+        type(None): lambda: None,
+        timedelta: lambda: random.choice((0, 60, -5)),
+        datetime: lambda: "2026-01-01T00:00:00Z",
+    }
+    if hint in kinds:
+        return kinds[hint]()
+    inner, several = get_args(hint), range(random.randint(0, 3))
+    if get_origin(hint) is Mapping:
+        return {something(inner[0], random): something(inner[1], random) for _ in several}
+    if get_origin(hint) is Collection:
+        return [something(inner[0], random) for _ in several]
+    if get_origin(hint) is tuple:
+        return [something(each, random) for each in inner]
+    return something(random.choice(inner), random)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_whatever_is_asked_is_done_or_refused_and_leaves_a_state_that_loads(seed):
+    random = Random(seed)
+    lab = LabNas(random.choice(["24.10", "25.10", "26.0"]))
+    lab.zfs.create_pool("tank")
+    lab.ssh.create_dataset("tank/a")
+    lab.ssh.snapshot("tank/a@s")
+    lab.ssh.create_dataset("tank/z", volsize=1 << 30)
+    running = ("restart", "stall", "resume")
+    commands = [
+        each for (_, path), each in Control(lab).commands.items() if not each.whole and path not in running
+    ]
+    for _ in range(150):
+        command = random.choice(commands)
+        hints = get_type_hints(command._function)
+        given = {
+            name: something(hints[name], random)
+            for name, each in command.parameters.items()
+            if each.default is inspect.Parameter.empty or random.random() < 0.4
+        }
+        with contextlib.suppress(NasRefusal, Refused, ValueError):
+            command.run(**command.arguments(given, loose=False))
+    dumped = json.loads(json.dumps(state.dump(lab.machine, secrets=True)))
+    other = LabNas(lab.machine.version)
+    state.load(other.machine, dumped)
+    assert state.inventory(other.machine) == state.inventory(lab.machine)
+    check(other.zfs)
+
+
+async def test_the_state_of_a_large_nas_is_not_too_large():
+    async with opened() as (lab, door):
+        _, small = await door.ask("GET", "state")
+        lab.ssh.create_dataset("tank/a", user={f"x:{number}": "y" * 1000 for number in range(1500)})
+        _, large = await door.ask("GET", "state")
+        assert (await door.ask("PUT", "state", small))[0] == 200
+        assert lab.zfs.find("tank/a") is None
+        assert (await door.ask("PUT", "state", large))[0] == 200
+        assert len(lab.zfs.dataset("tank/a").user) == 1500
 
 
 async def test_nodes_come_and_go():
@@ -281,3 +368,8 @@ async def test_keys_are_made_and_taken_away():
         assert lab.machine.alerts == {}
         await door.post("nas/stand_by", urls=["wss://other"])
         assert lab.standby_of == ["wss://other"]
+        await door.post("nas/allow_only", networks=["192.0.2.0/24"])
+        async with connected(lab) as client:
+            assert (await client.socket.receive()).data == 1008
+        status, message = await door.refused("POST", "nas/allow_only", {"networks": ["here"]})
+        assert (status, "'here'" in message) == (422, True)

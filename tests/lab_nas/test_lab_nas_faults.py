@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import json
+import socket
 import ssl
 import sys
 from datetime import timedelta
@@ -125,6 +126,27 @@ async def test_a_restart_closes_sockets_and_keeps_state_and_address(nas):
         assert len(await client.call("pool.dataset.query")) == 2
 
 
+async def test_a_restart_waits_for_its_port_if_somebody_has_it_meanwhile(nas):
+    async def taken():
+        borrowed = socket.create_server(("127.0.0.1", nas.port))
+        asyncio.get_running_loop().call_later(0.1, borrowed.close)
+
+    url = nas.url
+    await nas.restart(taken)
+    assert nas.url == url
+    async with logged_in(nas) as client:
+        assert await client.call("core.ping") == "pong"
+
+
+async def test_a_start_that_fails_leaves_nothing_behind(nas):
+    other = LabNas()
+    with pytest.raises(OSError, match="address already in use"):
+        await other.start(port=nas.port)
+    assert not other.listens
+    await other.start()
+    await other.stop()
+
+
 async def test_while_a_restart_lasts_nobody_answers(nas):
     async def refused():
         with pytest.raises(aiohttp.ClientConnectionError):
@@ -205,7 +227,7 @@ async def test_a_restart_at_the_second_call_breaks_all_and_comes_back(nas):
         for each in (client, other):
             with pytest.raises(ConnectionError):
                 await each.receive()
-    await _until(lambda: nas.machine.boot_id != boot_id)
+    await _until(lambda: nas.machine.boot_id != boot_id and nas.listens)
     assert nas.url == url
     async with logged_in(nas) as client:
         await client.call("pool.query")

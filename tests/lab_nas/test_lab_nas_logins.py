@@ -149,6 +149,96 @@ async def test_one_sees_ones_own_keys(new_nas):
         assert [key["username"] for key in await client.call("api_key.my_keys")] == ["truetally"]
 
 
+# What a refused login costs, how long a session lasts, and where it may come from
+
+
+WRONG = ("auth.login_with_api_key", "1-wrong"), ("auth.login", "root", "?")
+WRONG_EX = {"mechanism": "PASSWORD_PLAIN", "username": "root", "password": "?"}
+
+
+async def test_whoever_logs_in_rightly_need_not_wait_for_those_who_do_not():
+    async with running("26.0", login_penalty=timedelta(hours=1)) as nas, connected(nas) as client:
+        for method, *params in (*WRONG, ("auth.login_ex", WRONG_EX)):
+            await client.send(method, *params, ident="wrong")
+        await client.send("auth.login_with_api_key", nas.add_key(), ident="right")
+        await client.send("core.ping", ident="ping")
+        assert [(await client.receive())["id"] for _ in range(2)] == ["right", "ping"]
+
+
+async def test_a_login_that_fails_is_answered_in_the_end():
+    async with running("24.10", login_penalty=timedelta(milliseconds=50)) as nas, met(nas) as client:
+        for method, *params in WRONG:
+            await client.say({"id": "wrong", "msg": "method", "method": method, "params": params})
+            await client.say({"id": "ping", "msg": "method", "method": "core.ping", "params": []})
+            assert [(await client.receive())["id"] for _ in range(2)] == ["ping", "wrong"]
+
+
+async def test_a_rest_login_that_fails_is_answered_after_one_that_does_not():
+    async with running("24.10", login_penalty=timedelta(milliseconds=200)) as nas:
+        url = f"{nas.url.replace('ws', 'http', 1)}/api/v2.0/pool"
+        told = []
+
+        async def ask(session, key):
+            async with session.get(url, headers={"Authorization": f"Bearer {key}"}) as answer:
+                told.append(answer.status)
+
+        async with aiohttp.ClientSession() as session, asyncio.TaskGroup() as asking:
+            asking.create_task(ask(session, "1-wrong"))
+            asking.create_task(ask(session, nas.add_key()))
+    assert told == [200, 401]
+
+
+@pytest.mark.parametrize(("version", "ends"), [("24.10", False), ("25.04", True), ("26.0", True)])
+async def test_a_session_of_a_month_is_over_and_begins_anew_with_a_login(version, ends):
+    time = datetime(2026, 1, 1, tzinfo=UTC)
+    async with running(version, now=lambda: time) as nas, met(nas) as client:
+        key = nas.add_key()
+        assert await client.call("auth.login_with_api_key", key) is True
+        time += timedelta(days=29)
+        await client.call("auth.me")
+        time += timedelta(days=1)
+        if not ends:
+            await client.call("auth.me")
+            return
+        expired = await client.error("auth.me")
+        assert (expired["error"], expired["reason"]) == (13, "[EACCES] Session is expired")
+        assert (await client.error("auth.me"))["error"] == 207
+        assert await client.call("auth.login_with_api_key", key) is True
+        time += timedelta(days=29)
+        await client.call("auth.me")
+
+
+async def test_an_expired_session_hears_of_nothing_any_more():
+    time = datetime(2026, 1, 1, tzinfo=UTC)
+    age = timedelta(hours=12)
+    async with running("25.10", now=lambda: time, session_age=age) as nas, logged_in(nas) as client:
+        await client.call("core.subscribe", "iscsi.initiator.query")
+        time += age
+        assert (await client.error("core.ping"))["data"]["reason"] == "[EACCES] Session is expired"
+        nas.call("iscsi.initiator.create", {"comment": "x"})
+        assert await client.call("core.ping") == "pong"
+        assert client.events == []
+
+
+async def test_who_is_not_on_the_list_is_let_in_and_shown_out():
+    async with running("25.10") as nas:
+        nas.allow_only(["192.0.2.0/24", "2001:db8::/32"])
+        async with connected(nas) as client:
+            message = await client.socket.receive()
+            assert (message.type, message.data, message.extra) == (
+                aiohttp.WSMsgType.CLOSE,
+                1008,
+                "You are not allowed to access this resource",
+            )
+        nas.remote_address = "192.0.2.7"
+        async with connected(nas) as client:
+            assert await client.call("core.ping") == "pong"
+        nas.remote_address = None
+        nas.allow_only([])
+        async with connected(nas) as client:
+            assert await client.call("core.ping") == "pong"
+
+
 # Tokens
 
 

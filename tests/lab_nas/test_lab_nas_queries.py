@@ -227,3 +227,23 @@ async def test_pages_of_snapshots_join_to_the_whole_list(nas):
         ]
     assert [row for page in pages for row in page] == whole
     assert [len(page) for page in pages] == [2, 2, 1]
+
+
+@pytest.mark.parametrize("version", ["24.10", "25.10", "26.0"])
+def test_a_snapshot_of_a_zvol_tells_its_sizes_and_only_older_ones_its_name(version):
+    lab = LabNas(version)
+    lab.zfs.create_pool("tank")
+    lab.ssh.create_dataset("tank/z", volsize=1 << 30, user={"a:b": "c", "a:d": "e"})
+    lab.ssh.snapshot("tank/z@s")
+    method = "zfs.snapshot.query" if version == "24.10" else "pool.snapshot.query"
+
+    def properties(*wanted):
+        options = {"extra": {"properties": list(wanted)}} if wanted else {}
+        return lab.call(method, [["id", "=", "tank/z@s"]], options)[0]["properties"]
+
+    known = properties()
+    assert known["volsize"]["parsed"] == 1 << 30
+    assert known["logicalreferenced"]["parsed"] == known["referenced"]["parsed"] > 0
+    older = version != "26.0"
+    assert (("name" in known), ("a:b" in known)) == (older, older)
+    assert set(properties("name", "volsize", "a:b")) == {"volsize", *(["name", "a:b"] if older else [])}

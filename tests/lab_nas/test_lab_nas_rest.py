@@ -4,84 +4,15 @@ import asyncio
 import base64
 import contextlib
 import json
-from contextlib import asynccontextmanager
 
 import aiohttp
 import pytest
-from yarl import URL
 
 from lab_nas.nas_client import logged_in
-from truetally.lab.nas import LabNas
-from truetally.lab.nas.jobs import FOREVER, jobs_of
-from truetally.lab.nas.nvmet import connect_host, disconnect_hosts
+from lab_nas.rest_client import one_of_everything, rest_of, started
+from truetally.lab.nas.failures import Invalid
 
 _A = "pool/dataset/id/tank%2Fk8s%2Fa"
-
-
-class Rest:
-    """A client that sends what a test says."""
-
-    def __init__(self, session, base):
-        self._session, self._base = session, base
-
-    async def status_and_body(self, method, path, body=None, **query):
-        url = URL(f"{self._base}/api/v2.0/{path}", encoded=True)
-        if query:
-            url = url.with_query({key.replace("extra_", "extra."): value for key, value in query.items()})
-        async with self._session.request(method, url, json=body) as response:
-            text = await response.text()
-            try:
-                return response.status, json.loads(text)
-            except ValueError:
-                return response.status, text
-
-    async def get(self, path, **query):
-        return await self._ok("GET", path, None, **query)
-
-    async def post(self, path, body=None):
-        return await self._ok("POST", path, body)
-
-    async def put(self, path, body):
-        return await self._ok("PUT", path, body)
-
-    async def delete(self, path, body=None):
-        return await self._ok("DELETE", path, body)
-
-    async def refused(self, method, path, body=None):
-        status, told = await self.status_and_body(method, path, body)
-        assert status == 422, told
-        return told
-
-    async def _ok(self, method, path, body, **query):
-        status, told = await self.status_and_body(method, path, body, **query)
-        assert status == 200, told
-        return told
-
-
-@asynccontextmanager
-async def rest_of(nas, *, headers=None, roles=("FULL_ADMIN",)):
-    if headers is None:
-        headers = {"Authorization": f"Bearer {nas.add_key('root', roles)}"}
-    async with aiohttp.ClientSession(headers=headers) as session:
-        yield Rest(session, nas.url.replace("ws", "http", 1))
-
-
-@asynccontextmanager
-async def started(version):
-    lab = LabNas(version)
-    lab.zfs.create_pool("tank")
-    lab.zfs.create("tank/k8s")
-    await lab.start()
-    try:
-        yield lab
-    finally:
-        await lab.stop()
-
-
-@pytest.fixture
-async def rest(nas):
-    async with rest_of(nas) as client:
-        yield client
 
 
 # --- who may ---------------------------------------------------------------------------------------
@@ -237,6 +168,20 @@ async def test_several_arguments_are_the_members_of_the_body(nas, rest):
     assert (status, told["message"]) == (400, "The following attributes are not expected: strength")
 
 
+@pytest.mark.parametrize(("version", "body"), [("24.10", True), ("25.04", {"delete_extents": True})])
+async def test_extents_go_with_their_target_from_25_04_on_only(version, body):
+    async with started(version) as nas, rest_of(nas) as rest:
+        nas.zfs.create("tank/k8s/z", volsize=1 << 30)
+        nas.call("iscsi.target.create", {"name": "z"})
+        nas.call("iscsi.extent.create", {"name": "z", "disk": "zvol/tank/k8s/z"})
+        nas.call("iscsi.targetextent.create", {"target": 1, "extent": 1})
+        if version == "24.10":
+            with pytest.raises(Invalid, match=r"Too many arguments \(expected 2, found 3\)"):
+                nas.call("iscsi.target.delete", 1, False, True)
+        assert await rest.delete("iscsi/target/id/1", body) is True
+        assert len(await rest.get("iscsi/extent")) == (1 if version == "24.10" else 0)
+
+
 @pytest.mark.parametrize(
     ("path", "body"),
     [
@@ -324,32 +269,14 @@ _CONFLICTS = [
 ]
 
 
-async def _one_of_everything(nas):
-    for name in ("z", "y", "n"):
-        nas.zfs.create(f"tank/k8s/{name}", volsize=1 << 30)
-    nas.call("pool.dataset.create", {"name": "tank/k8s/a"})
-    nas.call("pool.snapshot.create", {"dataset": "tank/k8s/a", "name": "s"})
-    nas.call("sharing.nfs.create", {"path": "/mnt/tank/k8s/a", "networks": ["10.0.0.0/24"]})
-    nas.call("sharing.smb.create", {"name": "a", "path": "/mnt/tank/k8s/a"})
-    nas.call("iscsi.target.create", {"name": "z"})
-    for name in ("z", "y"):
-        nas.call("iscsi.extent.create", {"name": name, "disk": f"zvol/tank/k8s/{name}"})
-    nas.call("iscsi.targetextent.create", {"target": 1, "extent": 1})
-    nas.call("nvmet.port.create", {"addr_trtype": "TCP", "addr_traddr": "0.0.0.0"})
-    nas.call("nvmet.subsys.create", {"name": "n"})
-    device = {"device_type": "ZVOL", "device_path": "zvol/tank/k8s/n", "subsys_id": 1}
-    nas.call("nvmet.namespace.create", device)
-    nas.call("nvmet.port_subsys.create", {"port_id": 1, "subsys_id": 1})
-
-
 @pytest.mark.parametrize(("path", "body", "text"), _CONFLICTS)
 async def test_a_conflict_is_told_in_the_words_that_the_driver_knows(nas, rest, path, body, text):
-    await _one_of_everything(nas)
+    await one_of_everything(nas)
     assert text in json.dumps(await rest.refused("POST", path, body))
 
 
 async def test_two_shares_of_one_path_for_different_networks_are_allowed(nas, rest):
-    await _one_of_everything(nas)
+    await one_of_everything(nas)
     await rest.post("sharing/nfs", {"path": "/mnt/tank/k8s/a", "networks": ["10.0.1.0/24"]})
 
 
@@ -363,7 +290,7 @@ async def test_two_shares_of_one_path_for_different_networks_are_allowed(nas, re
     ],
 )
 async def test_a_refused_deletion_says_why(nas, rest, make, path, body, text):
-    await _one_of_everything(nas)
+    await one_of_everything(nas)
     if make == "clone":
         nas.zfs.clone("tank/k8s/a@s", "tank/k8s/clone")
     elif make == "child":
@@ -371,206 +298,6 @@ async def test_a_refused_deletion_says_why(nas, rest, make, path, body, text):
     else:
         nas.zfs.hold("tank/k8s/a@s")
     assert text in (await rest.refused("DELETE", path, body))["message"]
-
-
-# --- jobs ---------------------------------------------------------------------------------------------
-
-
-async def _job(rest, number):
-    (job,) = await rest.get("core/get_jobs", id=str(number))
-    return job
-
-
-async def test_permissions_are_set_by_a_job(rest):
-    await rest.post("pool/dataset", {"name": "tank/k8s/a"})
-    body = {"path": "/mnt/tank/k8s/a", "mode": "0770", "uid": 1000, "gid": 1001}
-    number = await rest.post("filesystem/setperm", body)
-    assert (await _job(rest, number))["state"] == "SUCCESS"
-    held = await rest.post("filesystem/stat", "/mnt/tank/k8s/a")
-    assert (oct(held["mode"]), held["uid"], held["gid"]) == ("0o40770", 1000, 1001)
-    number = await rest.post("filesystem/chown", {"path": "/mnt/tank/k8s/a", "uid": 0})
-    assert (await _job(rest, number))["state"] == "SUCCESS"
-    assert (await rest.post("filesystem/stat", "/mnt/tank/k8s/a"))["uid"] == 0
-
-
-async def test_a_job_that_cannot_do_its_work_fails(rest):
-    number = await rest.post("filesystem/setperm", {"path": "/mnt/tank/none", "mode": "777"})
-    job = await _job(rest, number)
-    assert (job["state"], job["error"]) == ("FAILED", "[ENOENT] Path /mnt/tank/none not found")
-
-
-def _replication(**changes):
-    return {
-        "direction": "PUSH",
-        "transport": "LOCAL",
-        "source_datasets": ["tank/k8s/a"],
-        "target_dataset": "tank/k8s/b",
-        "name_regex": "^s$",
-        "recursive": False,
-        "retention_policy": "NONE",
-        "readonly": "IGNORE",
-        "properties": False,
-        "only_from_scratch": True,
-        **changes,
-    }
-
-
-async def _source(nas):
-    nas.call("pool.dataset.create", {"name": "tank/k8s/a", "user_properties": [{"key": "a:b", "value": "c"}]})
-    nas.zfs.write("tank/k8s/a", 1 << 20)
-    nas.zfs.take("tank/k8s/a", "s")
-    nas.zfs.take("tank/k8s/a", "other")
-
-
-async def test_a_replication_without_properties_copies_content_and_nothing_else(nas, rest):
-    await _source(nas)
-    number = await rest.post("replication/run_onetime", _replication())
-    assert (await _job(rest, number))["state"] == "SUCCESS"
-    made = nas.zfs.dataset("tank/k8s/b")
-    assert (made.user, list(made.snapshots), made.referenced_bytes) == ({}, ["s"], 1 << 20)
-
-
-async def test_a_replication_runs_as_long_as_it_is_told_to(nas, rest):
-    await _source(nas)
-    jobs_of(nas.machine).seconds_of["replication.run_onetime"] = FOREVER
-    number = await rest.post("replication/run_onetime", _replication())
-    job = await _job(rest, number)
-    assert (job["state"], job["arguments"][0]["target_dataset"]) == ("RUNNING", "tank/k8s/b")
-    assert nas.zfs.find("tank/k8s/b") is None
-    jobs_of(nas.machine).finish(number)
-    assert (await _job(rest, number))["state"] == "SUCCESS"
-    assert nas.zfs.find("tank/k8s/b") is not None
-
-
-@pytest.mark.parametrize(
-    ("changes", "error"),
-    [
-        ({"target_dataset": "tank/k8s"}, "already exists"),
-        ({"name_regex": "^none$"}, "does not have any matching snapshots"),
-        ({"source_datasets": ["tank/none"]}, "does not exist"),
-    ],
-)
-async def test_a_replication_that_cannot_be_fails_as_a_job(nas, rest, changes, error):
-    await _source(nas)
-    job = await _job(rest, await rest.post("replication/run_onetime", _replication(**changes)))
-    assert job["state"] == "FAILED"
-    assert error in job["error"]
-
-
-async def test_all_snapshots_of_a_dataset_are_destroyed_by_a_job(nas, rest):
-    await _source(nas)
-    some = {"name": "tank/k8s/a", "snapshots": {"snapshots": ["other"]}}
-    job = await _job(rest, await rest.post("pool/dataset/destroy_snapshots", some))
-    assert job["result"] == ["other"]
-    job = await _job(rest, await rest.post("pool/dataset/destroy_snapshots", {"name": "tank/k8s/a"}))
-    assert job["result"] == ["s"]
-    assert nas.zfs.dataset("tank/k8s/a").snapshots == {}
-
-
-async def test_a_task_replicates_again_and_again(nas, rest):
-    await _source(nas)
-    task = {"name": "r", **_replication(readonly="SET", naming_schema=["auto-%Y"], name_regex=None)}
-    del task["only_from_scratch"]
-    made = await rest.post("replication", task)
-    for name in ("auto-2026", "auto-2027"):
-        nas.zfs.take("tank/k8s/a", name)
-        await rest.post(f"replication/id/{made['id']}/run")
-    assert list(nas.zfs.dataset("tank/k8s/b").snapshots) == ["auto-2026", "auto-2027"]
-    assert nas.zfs.dataset("tank/k8s/b").readonly
-
-
-# --- NVMe-oF --------------------------------------------------------------------------------------------
-
-
-async def test_a_subsystem_in_use_is_only_deleted_by_force(nas, rest):
-    await _one_of_everything(nas)
-    told = await rest.refused("DELETE", "nvmet/subsys/id/1")
-    assert [each["message"] for each in told["nvmet_subsys_delete.id"]] == [
-        "Subsystem n contains 1 namespace: 1",
-        "Subsystem n visible on 1 port",
-    ]
-    await rest.delete("nvmet/subsys/id/1", {"force": True})
-    for kind in ("subsys", "namespace", "port_subsys"):
-        assert await rest.get(f"nvmet/{kind}") == []
-
-
-async def test_sessions_tell_which_host_uses_which_subsystem(nas, rest):
-    await _one_of_everything(nas)
-    connect_host(nas.machine, 1, "nqn.2014-08.org.nvmexpress:uuid:a")
-    (session,) = await rest.get("nvmet/global/sessions")
-    assert session == {
-        "host_traddr": "10.0.0.11",
-        "hostnqn": "nqn.2014-08.org.nvmexpress:uuid:a",
-        "subsys_id": 1,
-        "port_id": 1,
-        "ctrl": 1,
-    }
-    disconnect_hosts(nas.machine, 1)
-    assert await rest.get("nvmet/global/sessions") == []
-
-
-async def test_a_dataset_takes_its_namespace_share_and_tasks_with_it(nas, rest):
-    await _one_of_everything(nas)
-    await _tasks(nas, "tank/k8s/n")
-    before = await rest.post("pool/dataset/id/tank%2Fk8s%2Fn/attachments")
-    assert [each["type"] for each in before] == ["NVMe-oF Namespace", "Snapshot Task", "Replication"]
-    await rest.delete("pool/dataset/id/tank%2Fk8s%2Fn", {"recursive": True})
-    assert await rest.get("nvmet/namespace") == []
-    assert len(await rest.get("nvmet/subsys")) == 1
-    assert await rest.get("pool/snapshottask") == await rest.get("replication") == []
-
-
-async def _tasks(nas, name):
-    nas.call("pool.snapshottask.create", {"dataset": name})
-    task = _replication(name="r", source_datasets=[name], target_dataset="tank/copy")
-    del task["only_from_scratch"]
-    nas.call("replication.create", task)
-
-
-async def test_a_renamed_target_gives_new_subsystems_its_name(rest):
-    before = (await rest.get("nvmet/global"))["basenqn"]
-    assert (await rest.post("nvmet/subsys", {"name": "a"}))["subnqn"] == f"{before}:a"
-    await rest.put("nvmet/global", {"basenqn": "nqn.x"})
-    assert (await rest.post("nvmet/subsys", {"name": "b"}))["subnqn"] == "nqn.x:b"
-
-
-# --- snapshots ------------------------------------------------------------------------------------------
-
-
-async def test_marks_of_a_snapshot_are_changed(nas, rest):
-    await _source(nas)
-    path = "pool/snapshot/id/tank%2Fk8s%2Fa%40s"
-    await rest.put(path, {"user_properties_update": [{"key": "a:x", "value": 1}]})
-    shown = (await rest.get(path))["properties"]
-    assert (shown["a:x"]["rawvalue"], shown["a:b"]["rawvalue"]) == ("1", "c")
-    await rest.put(path, {"user_properties_remove": ["a:x"]})
-    assert "a:x" not in (await rest.get(path))["properties"]
-
-
-async def test_in_26_changing_the_marks_of_a_snapshot_does_nothing(nas26):
-    await _source(nas26)
-    changes = {"user_properties_update": [{"key": "a:x", "value": "1"}]}
-    async with logged_in(nas26) as client:
-        await client.call("pool.snapshot.update", "tank/k8s/a@s", changes)
-    assert nas26.zfs.snapshot("tank/k8s/a@s").user == {}
-
-
-async def test_a_renamed_dataset_leaves_its_share_at_the_old_path(nas, rest):
-    await _one_of_everything(nas)
-    told = await rest.refused("POST", f"{_A}/rename", {"new_name": "tank/k8s/b"})
-    assert "set force to proceed" in json.dumps(told)
-    await rest.post(f"{_A}/rename", {"new_name": "tank/k8s/b", "force": True})
-    assert (await rest.get("pool/dataset/id/tank%2Fk8s%2Fb"))["name"] == "tank/k8s/b"
-    assert [row["path"] for row in await rest.get("sharing/nfs")] == ["/mnt/tank/k8s/a"]
-
-
-async def test_a_snapshot_is_renamed_and_rolled_back_to(nas, rest):
-    await _source(nas)
-    path = "pool/snapshot/id/tank%2Fk8s%2Fa%40s"
-    assert "more recent snapshots" in (await rest.refused("POST", f"{path}/rollback", {}))["message"]
-    await rest.post(f"{path}/rollback", {"recursive": True})
-    await rest.post(f"{path}/rename", {"new_name": "tank/k8s/a@t", "force": True})
-    assert list(nas.zfs.dataset("tank/k8s/a").snapshots) == ["t"]
 
 
 # --- what goes wrong, and who hears of it ---------------------------------------------------------------
@@ -634,14 +361,6 @@ async def test_a_restart_loses_the_call_and_answers_again(nas, rest):
                 await asyncio.sleep(0.01)
             else:
                 break
-
-
-async def test_a_snapshot_task_runs_as_a_job(nas, rest):
-    await _source(nas)
-    task = await rest.post("pool/snapshottask", {"dataset": "tank/k8s/a", "naming_schema": "auto-%Y"})
-    job = await _job(rest, await rest.post(f"pool/snapshottask/id/{task['id']}/run"))
-    assert job["state"] == "SUCCESS"
-    assert list(nas.zfs.dataset("tank/k8s/a").snapshots)[-1].startswith("auto-2")
 
 
 @pytest.mark.parametrize("fault", ["drop", "cut"])

@@ -3,14 +3,18 @@
 How long it takes is measured by bench/lab_nas.py.
 """
 
+from pathlib import Path
+
 import pytest
 
-from lab_nas.counting import calls
-from truetally.lab.nas import Driver, LabNas, sharing, storage, tree
+from lab_nas.counting import calls, lines
+from truetally.lab import nas
+from truetally.lab.nas import Driver, LabNas, sharing, snapshots, tree
 from truetally.lab.nas.zfs import Zfs
 
 VERSIONS = ["24.10", "26.0"]
 SNAPSHOTS = 10
+SOURCES = str(Path(nas.__file__).parent)
 
 
 def filled(version, datasets):
@@ -78,7 +82,7 @@ def test_pages_of_snapshots_build_only_their_rows_and_join_to_the_whole(lab, ext
 )
 def test_snapshots_that_are_named_are_found_without_a_walk(lab, filters, rows):
     (visible, built), found = calls(
-        lambda: lab.call(method_of(lab), filters), Zfs.visible, storage._snapshot_row
+        lambda: lab.call(method_of(lab), filters), Zfs.visible, snapshots.snapshot_row
     )
     assert (visible, built, len(found)) == (0, rows, rows)
 
@@ -99,6 +103,16 @@ def test_a_share_is_compared_with_those_of_its_own_path_alone():
     lab.machine.tables["sharing.nfs"].rows[1]["hosts"] = ["192.0.2.1"]
     (compared,), _ = calls(lambda: lab.call("sharing.nfs.create", share), sharing._overlap)
     assert compared == 1
+
+
+@pytest.mark.parametrize("protocol", ["nfs", "smb", "iscsi", "nvmeof"])
+def test_the_hundredth_volume_costs_as_much_as_the_tenth(protocol):
+    lab = LabNas("25.10")
+    lab.zfs.create_pool("tank")
+    driver = Driver(lab, "tank/v", "tank/s", protocol)
+
+    costs = [lines(lambda n=n: driver.create_volume(f"pvc-{n:03}"), SOURCES) for n in range(101)]
+    assert 0 < costs[100] <= costs[10] * 1.1, costs
 
 
 def test_many_volumes_with_snapshots_are_made_and_listed():

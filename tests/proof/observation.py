@@ -20,7 +20,7 @@ from truetally.graph.graph import Graph
 from truetally.model import kubernetes as k8s
 from truetally.model.observations import Gone, Listed, Lost, Observation, Seen, Trouble, Value
 from truetally.model.refs import KUBERNETES_KINDS, TRUENAS_KINDS, Kind, Ref
-from truetally.model.truenas import DatasetUse
+from truetally.model.truenas import DatasetUse, Snapshot
 
 Emit = Callable[[Sequence[Observation]], None]
 
@@ -164,9 +164,20 @@ class Source:
             attachments=(*self._attached(volume), *(b for b in busy if b.startswith("app"))),
             processes=tuple(b for b in busy if b.startswith("process")),
             clients=tuple(u.name for u in users if u.name not in sessions),
+            holds=self._held(ref),
             sessions=sessions,
             jobs=tuple(b for b in busy if b.startswith("job")),
             unknown=("processes: denied",) if not self.tells_all and self._rng.random() < 0.03 else (),
+        )
+
+    def _held(self, ref: Ref) -> tuple[str, ...]:
+        """The holds on its snapshots, which a list of snapshots does not tell."""
+        found = (self._truth.get(r) for r in self._truth.of_kind(ref.source, Kind.SNAPSHOT))
+        return tuple(
+            f"{tag} on {each.name}"
+            for each in found
+            if isinstance(each, Snapshot) and each.dataset == ref.name
+            for tag in each.holds or ()
         )
 
     def _attached(self, volume: Volume | None) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ def generation_of(train: str) -> Generation:
 
 class RecordingSession:
     alive = True
+    denied: frozenset[str] = frozenset()
 
     def __init__(self, train: str, answer: Callable[..., Any]) -> None:
         self.generation = generation_of(train)

@@ -208,7 +208,7 @@ async def _everything(session: RecordingSession) -> dict[Kind, dict[str, Any]]:
         except (inventory.NotTold, CallFailed, TruetallyError):
             continue
     some = found[Kind.SNAPSHOT]
-    for held in (None, {}, some):
+    for held in ({}, some):
         async for _ in inventory.snapshots_of(session, [VOLUME, ZVOL], held):
             pass
     return found

@@ -1,4 +1,4 @@
-"""When is a kind read again, and which snapshots after a change?"""
+"""When is a kind read again?"""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from truenas.scripted import nas_settings
 from truetally.model.refs import Kind
-from truetally.sources.truenas.schedule import Schedule, SnapshotChanges, Told, interval
+from truetally.sources.truenas.schedule import Schedule, interval
 
 
 def settings(**changes):
@@ -74,63 +74,3 @@ def test_no_reading_is_later_than_configured_and_two_clients_differ():
     early = Schedule([Kind.DATASET], settings(), now=0, chance=0.0).next()[1]
     late = Schedule([Kind.DATASET], settings(), now=0, chance=1.0).next()[1]
     assert 54 <= early < late <= 60
-
-
-def told(**datasets):
-    """What datasets say: the second of the last change, or that and the origin."""
-    return {f"tank/{n}": Told(says) if isinstance(says, int) else Told(*says) for n, says in datasets.items()}
-
-
-def settled(**datasets) -> SnapshotChanges:
-    it = SnapshotChanges()
-    it.prime(told(**datasets), 0)
-    it.take(told(**datasets), 10)
-    return it
-
-
-def test_snapshots_are_read_where_the_dataset_says_that_they_changed():
-    it = settled(a=10, b=10)
-    assert it.take(told(a=10, b=10), 60) == []
-    assert it.take(told(a=10, b=11), 120) == ["tank/b"]
-
-
-def test_they_are_read_again_because_another_change_in_the_same_second_looks_like_none():
-    it = settled(a=10)
-    assert it.take(told(a=11), 60) == ["tank/a"]
-    assert it.take(told(a=11), 120) == ["tank/a"]
-    assert it.take(told(a=11), 180) == []
-
-
-def test_however_quickly_it_is_read_the_second_has_to_be_over():
-    it = settled(a=10)
-    reads = [it.take(told(a=11), 60 + n / 10) for n in range(30)]
-    assert reads[:20] == [["tank/a"]] * 20
-    assert reads[-1] == []
-
-
-def test_what_had_just_changed_when_all_was_read_is_read_once_more():
-    it = SnapshotChanges()
-    it.prime(told(a=100, b=99, c=50), 0)
-    assert it.take(told(a=100, b=99, c=50), 60) == ["tank/a", "tank/b"]
-    assert it.take(told(a=100, b=99, c=50), 120) == []
-
-
-def test_a_new_dataset_is_read():
-    assert settled(a=10).take(told(a=10, b=5), 60) == ["tank/b"]
-
-
-def test_a_dataset_that_is_gone_is_not_asked_for():
-    it = settled(a=10)
-    it.take(told(a=11), 60)
-    assert it.take({}, 61) == []
-
-
-def test_a_promotion_concerns_the_clone_and_where_it_came_from():
-    it = settled(a=10, clone=(10, "tank/a@first"))
-    assert it.take(told(a=(10, "tank/clone@first"), clone=10), 60) == ["tank/a", "tank/clone"]
-
-
-def test_what_could_not_be_read_is_read_the_next_time():
-    it = settled(a=10)
-    it.forget(["tank/a"])
-    assert it.take(told(a=10), 60) == ["tank/a"]

@@ -59,13 +59,15 @@ def nas(ctx: click.Context, options: Options, names: Sequence[str], config: Path
     from truetally.sources.truenas.examination import Examination
 
     found = asyncio.run(_examined(_chosen(_settings(config), names)))
+    told = [msgspec.to_builtins(each) | {"well": each.well} for each in found]
     show(
         options,
-        msgspec.json.encode(found),
+        msgspec.json.encode(told),
         list[Examination],
         lambda answer, paper: _lines(answer, paper, everything=everything),
     )
-    if not all(each.well for each in found):
+    active = {each.nas for each in found if not each.standby}
+    if not all(each.well and each.nas in active for each in found):
         ctx.exit(1)
 
 
@@ -89,16 +91,20 @@ def _chosen(settings: Settings, names: Sequence[str]) -> list[NasSettings]:
 
 
 async def _examined(chosen: Sequence[NasSettings]) -> list[Examination]:
-    from truetally.sources.truenas.examination import examine
+    from truetally.sources.truenas.examination import Examination, examine
     from truetally.sources.truenas.logins import observer, remediator
 
     found: list[Examination] = []
     for settings in chosen:
-        watching, changing = observer(settings, os.environ), remediator(settings, os.environ)
-        urls = (settings.url, *settings.failover_urls)
-        found += [await examine(settings, url, watching, remediator=False) for url in urls]
-        if changing is not None:
-            found.append(await examine(settings, settings.url, changing, remediator=True))
+        try:
+            watching, changing = observer(settings, os.environ), remediator(settings, os.environ)
+        except ConfigurationInvalid as error:
+            found.append(Examination(settings.name, settings.url, settings.username, "to watch", str(error)))
+            continue
+        for url in (settings.url, *settings.failover_urls):
+            found.append(await examine(settings, url, watching, remediator=False))
+            if changing is not None and not found[-1].standby:
+                found.append(await examine(settings, url, changing, remediator=True))
     return found
 
 
@@ -108,6 +114,9 @@ def _lines(found: Sequence[Examination], paper: Paper, *, everything: bool) -> I
             yield ""
         yield paper.paint(f"{each.nas}  {each.url}", "bold")
         yield f"  user {each.username}, {each.purpose}"
+        if each.standby:
+            yield f"  {each.trouble.partition(',')[0]}"
+            continue
         if each.trouble:
             yield "  " + paper.paint(f"✗ {each.trouble}", "red")
             continue

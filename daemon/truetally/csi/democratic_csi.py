@@ -70,7 +70,7 @@ class Backend(msgspec.Struct, frozen=True):
     Attributes:
         hosts: the host names or addresses of the NAS as the PersistentVolume writes them.
         path: the dataset path that the NFS export implies; empty for the others.
-        target: the iSCSI target's name without the base name, lower case.
+        iqn: the iSCSI target's full name, lower case.
         share: the SMB share's name, lower case.
         nqn: the NVMe-oF subsystem's name, lower case.
         nsid: the namespace in that subsystem; None if the volume does not say.
@@ -79,7 +79,7 @@ class Backend(msgspec.Struct, frozen=True):
     protocol: Protocol
     hosts: tuple[str, ...] = ()
     path: str = ""
-    target: str = ""
+    iqn: str = ""
     share: str = ""
     nqn: str = ""
     nsid: int | None = None
@@ -95,9 +95,15 @@ def dataset_of_device(path: str) -> str:
     return path.removeprefix("/dev/").removeprefix("zvol/").strip("/").replace("+", " ")
 
 
-def target_of_iqn(iqn: str) -> str:
-    """The target's own name: what follows the base name's colon, lower case."""
-    return iqn.partition(":")[2].lower() or iqn.lower()
+def targets_of_iqn(iqn: str) -> tuple[str, ...]:
+    """What the target's own name may be, lower case, longest first.
+
+    It follows the base name and a colon; but both may hold colons themselves, as in
+    `iqn.2010-01.com.acme:storage`, so which colon it is, is only known with the base name of the NAS. A
+    target may also be called by a whole IQN; then that is its name.
+    """
+    parts = iqn.lower().split(":")
+    return tuple(":".join(parts[at:]) for at in range(len(parts)))
 
 
 def asset_of_nqn(nqn: str) -> str:
@@ -167,7 +173,7 @@ def backend(volume: PersistentVolume) -> Backend | None:
         return Backend(Protocol.NFS, (host_of(volume.nfs.server),), path=dataset_of_mount(volume.nfs.path))
     if volume.iscsi is not None:
         hosts = tuple(host_of(p) for p in volume.iscsi.portals)
-        return Backend(Protocol.ISCSI, hosts, target=target_of_iqn(volume.iscsi.iqn))
+        return Backend(Protocol.ISCSI, hosts, iqn=volume.iscsi.iqn.lower())
     if volume.csi is None:
         return None
     return _csi_backend(volume.csi.attributes)
@@ -182,9 +188,7 @@ def _csi_backend(attributes: Mapping[str, str]) -> Backend | None:
             share = smb_share_of(attributes.get("share", ""))
             return Backend(Protocol.SMB, (host_of(attributes.get("server", "")),), share=share)
         case "iscsi":
-            return Backend(
-                Protocol.ISCSI, tuple(_portals(attributes)), target=target_of_iqn(attributes.get("iqn", ""))
-            )
+            return Backend(Protocol.ISCSI, tuple(_portals(attributes)), iqn=attributes.get("iqn", "").lower())
         case "nvmeof":
             hosts = tuple(host_of(t) for t in _split(attributes, "transport", "transports"))
             nsid = attributes.get("nsid", "").strip()
@@ -223,7 +227,7 @@ def hints(attributes: Mapping[str, str]) -> Iterator[tuple[str, str]]:
                 if below := attributes.get(inner, "").strip("/"):
                     yield "path", f"{path}/{below}"
         elif value.startswith("iqn."):
-            yield "target", target_of_iqn(value)
+            yield from (("target", name) for name in targets_of_iqn(value))
         elif value.strip().lower().startswith("nqn."):
             yield "subsystem", subsystem_of_nqn(value)
         elif value.startswith(("//", "\\\\")) or key == "share":

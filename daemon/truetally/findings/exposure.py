@@ -109,19 +109,18 @@ def _smb(world: World, nas: str, volume: k8s.PersistentVolume, backend: Backend,
 
 
 def _iscsi(world: World, nas: str, volume: k8s.PersistentVolume, backend: Backend, home: str) -> Exposure:
-    if not backend.target:
+    if not backend.iqn:
         return Exposure(unknown="the volume names no iSCSI target")
-    targets = [r for r in world.sharing(f"t:{backend.target}", Kind.ISCSI_TARGET) if r.source == nas]
+    targets = chains.targets_called(world, nas, backend.iqn)
+    target = chains.target_meant(world, nas, backend.iqn)
     lun = _lun(volume)
     if not targets:
-        if any(r.source == nas for r in world.sharing(f"t:{backend.target}", Kind.ISCSI_SESSION)):
-            return Exposure(unknown=f"an iSCSI session is on target {backend.target}, so the NAS serves it")
-        mend = f"create target {backend.target} with the portals and initiator groups of its neighbours, "
+        if any(r.source == nas for r in chains.sessions_of_iqn(world, backend.iqn)):
+            return Exposure(unknown=f"an iSCSI session is on target {target}, so the NAS serves it")
+        mend = f"create target {target} with the portals and initiator groups of its neighbours, "
         return Exposure(
-            broken=f"iSCSI target {backend.target} does not exist",
-            mend=(
-                f"{mend}{_property('iscsi_target_id', home)}, {_link(world, nas, backend.target, lun, home)}"
-            ),
+            broken=f"iSCSI target {target} does not exist",
+            mend=(f"{mend}{_property('iscsi_target_id', home)}, {_link(world, nas, target, lun, home)}"),
         )
     links = _links_of(world, targets)
     meant = [each for each in links if each.lun == lun] or [each for each in links if each.lun is None]
@@ -129,11 +128,11 @@ def _iscsi(world: World, nas: str, volume: k8s.PersistentVolume, backend: Backen
         others = ", ".join(str(each.lun) for each in links)
         only = f" (only at LUN {others})" if links else ""
         return Exposure(
-            broken=f"iSCSI target {backend.target} has no extent at LUN {lun}{only}",
-            mend=f"take target {backend.target}, {_link(world, nas, backend.target, lun, home)}",
+            broken=f"iSCSI target {target} has no extent at LUN {lun}{only}",
+            mend=f"take target {target}, {_link(world, nas, target, lun, home)}",
         )
-    ways = [_behind_link(world, nas, backend.target, each, home) for each in meant]
-    return _only(ways, f"target {backend.target} has several extents that may be meant")
+    ways = [_behind_link(world, nas, target, each, home) for each in meant]
+    return _only(ways, f"target {target} has several extents that may be meant")
 
 
 def _lun(volume: k8s.PersistentVolume) -> int:

@@ -193,6 +193,7 @@ def in_use(use: DatasetUse, own_attachment: str, at_most: int | None = None) -> 
         (use.clients, "client"),
         (use.processes, "process"),
         (use.jobs, "job"),
+        (use.holds, "hold"),
     )
     for names, what in users:
         if names:
@@ -371,8 +372,6 @@ def _reread(ref: Ref, world: World) -> Reread:
         ref,
         Ref(ref.source, Kind.DATASET_USE, ref.name),
         Ref(ref.source, Kind.POOL, ref.name.partition("/")[0]),
-        # A list of snapshots does not tell their holds.
-        *chains.snapshots_of(world, ref.source, ref.name),
     }
     return Reread(
         Order.STORAGE_FIRST,
@@ -391,10 +390,6 @@ def _confirmed(ref: Ref, world: World, since: float) -> str:
     known = world.use(ref.source, ref.name)
     if known is None or known[1] < since:
         return "the dataset's use has not been read"
-    for snapshot in chains.snapshots_of(world, ref.source, ref.name):
-        value = world.snapshot(snapshot)
-        if value is None or value.holds is None:
-            return f"whether snapshot {snapshot.name} is held has not been read"
     if not world.listed_since(REFERRING, world.clusters, max(node.asked_at, known[1])):
         return "the clusters have not been read after the NAS"
     return ""

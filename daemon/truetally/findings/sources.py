@@ -8,7 +8,7 @@ from truetally.model.findings import Fact, Severity
 from truetally.model.observations import Trouble
 from truetally.model.refs import KUBERNETES_KINDS, TRUENAS_KINDS, Kind, Ref
 
-# Without these something is missing in what is shown and in who protects a dataset, but no rule stops.
+# Without these something is missing in what is shown, and in who protects a dataset; but no rule stops.
 INFORMATIVE = frozenset(
     {
         Kind.EVENT,

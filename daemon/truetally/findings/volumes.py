@@ -235,8 +235,8 @@ def _user_on_node(attachment: k8s.VolumeAttachment, cluster: str, world: World) 
 def _sessions_by_address(volume: k8s.PersistentVolume | None, world: World) -> Iterator[str]:
     """The live sessions on what a volume names, dataset behind it or not: its pool may be away."""
     backend = csi.backend(volume) if volume is not None else None
-    if backend is not None and backend.target:
-        for ref in world.sharing(f"t:{backend.target}", Kind.ISCSI_SESSION):
+    if backend is not None and backend.iqn:
+        for ref in chains.sessions_of_iqn(world, backend.iqn):
             yield f"an iSCSI session of {ref.name.partition('>')[0]}"
     if backend is not None and backend.nqn:
         for ref in world.sharing(f"q:{backend.nqn}", Kind.NVME_SUBSYSTEM):

@@ -96,13 +96,40 @@ def _at_path(world: World, nas: str, backend: Backend, path: str, how: str) -> B
 
 def _behind_target(world: World, nas: str, backend: Backend) -> Backing:
     """R4: IQN to target to targetextent to extent to zvol; democratic-csi's LUN is always 0."""
-    targets = [r for r in world.sharing(f"t:{backend.target}", Kind.ISCSI_TARGET) if r.source == nas]
+    targets = targets_called(world, nas, backend.iqn)
     if not targets:
-        return Backing(backend, nas, how=f"target {backend.target} is not on {nas}")
+        return Backing(backend, nas, how=f"target {backend.iqn} is not on {nas}")
     for target in targets:
         for extent in extents_of(world, target):
             return _at_path(world, nas, backend, extent.disk, "R4: its IQN leads to the extent of the zvol")
-    return Backing(backend, nas, how=f"target {backend.target} has no extent")
+    return Backing(backend, nas, how=f"target {backend.iqn} has no extent")
+
+
+def targets_called(world: World, nas: str, iqn: str) -> list[Ref]:
+    """The targets of a NAS that an IQN means: with its base name one, without it all that it could be."""
+    names = csi.targets_of_iqn(iqn)
+    if name := _after_base(world, nas, iqn):
+        names = (name, names[0])
+    found = (r for name in names for r in world.sharing(f"t:{name}", Kind.ISCSI_TARGET))
+    return [ref for ref in dict.fromkeys(found) if ref.source == nas]
+
+
+def target_meant(world: World, nas: str, iqn: str) -> str:
+    """The name that a target of this IQN has on a NAS, lower case; what follows the last colon at a guess."""
+    return _after_base(world, nas, iqn) or csi.targets_of_iqn(iqn)[-1]
+
+
+def _after_base(world: World, nas: str, iqn: str) -> str:
+    """What follows the base name of the NAS in an IQN, or nothing where the base name is another."""
+    system = world.system(nas)
+    base = f"{system.iscsi_basename.lower()}:" if system is not None and system.iscsi_basename else ""
+    return iqn.lower().removeprefix(base) if base and iqn.lower().startswith(base) else ""
+
+
+def sessions_of_iqn(world: World, iqn: str) -> Iterator[Ref]:
+    """The live iSCSI sessions on what an IQN could mean, on any NAS."""
+    for name in csi.targets_of_iqn(iqn):
+        yield from world.sharing(f"t:{name}", Kind.ISCSI_SESSION)
 
 
 def _behind_subsystem(world: World, nas: str, backend: Backend) -> Backing:

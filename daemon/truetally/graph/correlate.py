@@ -90,13 +90,13 @@ def _by_name(name: str) -> Iterator[str]:
 def _backend(backend: csi.Backend) -> Iterator[str]:
     if backend.path:
         yield from _mounted(backend.path)
-    if backend.target:
-        yield f"t:{backend.target}"
+    if backend.iqn:
+        yield from _called(backend.iqn)
     if backend.share:
         yield f"m:{backend.share}"
     if backend.nqn:
         yield f"q:{backend.nqn}"
-    for asset in (backend.target, backend.share, csi.asset_of_nqn(backend.nqn)):
+    for asset in (backend.share, csi.asset_of_nqn(backend.nqn)):
         yield from _by_asset(asset)
 
 
@@ -105,6 +105,16 @@ def _by_asset(asset: str) -> Iterator[str]:
     if asset:
         yield f"a:{asset}"
         yield from _named(asset)
+
+
+def _called(iqn: str) -> Iterator[str]:
+    yield from _iqn(iqn)
+    for name in csi.targets_of_iqn(iqn):
+        yield from _by_asset(name)
+
+
+def _iqn(iqn: str) -> Iterator[str]:
+    return (f"t:{name}" for name in csi.targets_of_iqn(iqn))
 
 
 _HINTED = {"target": "t", "share": "m", "subsystem": "q"}
@@ -141,9 +151,7 @@ def _pod(source: str, pod: k8s.Pod) -> Iterator[str]:
     for nfs in pod.nfs:
         yield from _mounted(csi.dataset_of_mount(nfs.path))
     for iscsi in pod.iscsi:
-        target = csi.target_of_iqn(iscsi.iqn)
-        yield f"t:{target}"
-        yield from _by_asset(target)
+        yield from _called(iscsi.iqn)
     for inline in pod.csi:
         yield from _hints(inline.attributes)
 
@@ -250,7 +258,7 @@ def _target_extent(source: str, link: nas.IscsiTargetExtent) -> Iterator[str]:
 
 
 def _session(_source: str, session: nas.IscsiSession) -> Iterator[str]:
-    yield f"t:{csi.target_of_iqn(session.target)}"
+    yield from _iqn(session.target)
 
 
 def _subsystem(source: str, subsystem: nas.NvmeSubsystem) -> Iterator[str]:

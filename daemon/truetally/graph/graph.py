@@ -96,6 +96,7 @@ class Graph:
         self._kinds: dict[tuple[str, Kind], dict[str, Node]] = {}
         self._index: dict[str, set[Ref]] = {}
         self._complete: dict[tuple[str, Kind], Completeness] = {}
+        self._lost_at: dict[tuple[str, Kind], float] = {}
         self._gone: dict[Ref, float] = {}
         self._doubt_for = doubt_for
         self._markers = tuple(marker_properties)
@@ -224,6 +225,7 @@ class Graph:
             for name in list(self._kinds[at, kind]):
                 self._remove(Ref(source, kind, name), changes)
             del self._kinds[at, kind]
+        self._lost_at = {key: at for key, at in self._lost_at.items() if key[0] != source}
         for key in [key for key in self._complete if key[0] == source]:
             del self._complete[key]
             changes.kinds.add(key)
@@ -275,6 +277,9 @@ class Graph:
 
     def _end_list(self, listed: Listed, changes: Changes) -> None:
         key = (listed.source, listed.kind)
+        if listed.asked_at < self._lost_at.get(key, listed.asked_at):
+            # Its end was overtaken by the loss of the source: what has been deleted since, nobody knows.
+            return
         before = self._complete.get(key) or Completeness()
         nodes = self._kinds.get(key, {})
         missing = [
@@ -301,6 +306,7 @@ class Graph:
         self._complete[key] = Completeness(
             trouble=lost.trouble, reason=lost.reason, doubted_since=before.doubted_since
         )
+        self._lost_at[key] = max(lost.asked_at, self._lost_at.get(key, lost.asked_at))
         if before.listed_at is not None or (before.trouble, before.reason) != (lost.trouble, lost.reason):
             changes.kinds.add(key)
 

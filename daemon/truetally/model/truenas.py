@@ -305,7 +305,7 @@ class ReplicationTask(msgspec.Struct, frozen=True, gc=False):
     """A replication task; `direction` is PUSH or PULL.
 
     Attributes:
-        holds_pending: whether snapshots are kept beyond their task's lifetime until they have been replicated.
+        holds_pending: whether snapshots are kept beyond their task's lifetime until they are replicated.
     """
 
     id: int
@@ -402,7 +402,8 @@ class DatasetUse(msgspec.Struct, frozen=True, gc=False):
         processes: names of processes that have files open below it (`pool.dataset.processes`).
         clients: NFS and SMB clients that may be using it; a client whose path TrueNAS does not tell counts.
         sessions: iSCSI initiators with a session on a target that leads to it.
-        jobs: running jobs that name the path.
+        jobs: running jobs that name the path, one above it, or a task that may.
+        holds: `tag on snapshot` of every snapshot of it that is held.
         unknown: what could not be read, each with the reason and what to grant.
     """
 
@@ -411,6 +412,7 @@ class DatasetUse(msgspec.Struct, frozen=True, gc=False):
     clients: tuple[str, ...] = ()
     sessions: tuple[str, ...] = ()
     jobs: tuple[str, ...] = ()
+    holds: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
 
 

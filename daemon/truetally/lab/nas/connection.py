@@ -22,7 +22,9 @@ from truetally.lab.nas.limits import (
     MESSAGE_LIMIT_SINCE,
     RATE_LIMIT_SINCE,
     RUNNING_CALLS,
+    SESSION_AGE_SINCE,
 )
+from truetally.lab.nas.logins import failed
 from truetally.lab.nas.machine import Event, Row
 from truetally.lab.nas.methods import METHODS, Caller, call, find
 from truetally.lab.nas.reporting import realtime
@@ -227,6 +229,7 @@ class Connection:
     async def _perform(self, request: Request, fault: Fault | None) -> Any:
         if fault is not None and fault.kind is Kind.ERROR:
             raise CallError(fault.reason, fault.number)
+        self._end_session()
         match request.act:
             case Act.CONNECT:
                 return None
@@ -236,7 +239,22 @@ class Connection:
                 return self.caller.subscriptions.pop(request.id, None)
         self._check_rate(request)
         value = call(self.caller, request.method, request.params)
+        if failed(request.method, value):
+            await asyncio.sleep(self.nas.login_penalty)
         return await self._job(request, value) if METHODS[request.method].job else value
+
+    def _end_session(self) -> None:
+        """Refuse the call, and log out, if the session has become too old."""
+        machine, since = self.nas.machine, self.caller.logged_in_at
+        if (
+            since is None
+            or machine.number < SESSION_AGE_SINCE
+            or machine.now() - since < self.nas.session_age
+        ):
+            return
+        self.caller.log_out()
+        self.attend()
+        raise CallError("Session is expired", errno.EACCES)
 
     async def _job(self, request: Request, number: int) -> Any:
         row = self.nas.machine.jobs[number - 1]

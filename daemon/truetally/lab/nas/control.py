@@ -20,9 +20,9 @@ from aiohttp import web
 
 from truetally.lab.nas import pools, state
 from truetally.lab.nas.failures import CallError, NasRefusal
-from truetally.lab.nas.logins import owner
 from truetally.lab.nas.machine import ADMINISTRATOR, Machine, Row, User
 from truetally.lab.nas.pool import Pool, Scan, Vdev
+from truetally.lab.nas.rest import bearer
 from truetally.lab.nas.sessions import Sessions
 from truetally.lab.nas.zfs import Dataset, Snapshot
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _TOP = "/lab/"
 
 
-class _Refused(Exception):
+class Refused(Exception):
     """A request cannot be met; the sentence says why."""
 
 
@@ -70,7 +70,11 @@ class Command:
     @property
     def takes(self) -> list[str]:
         """What it takes, as Python writes it."""
-        return [str(each) for each in self.parameters.values()]
+        return [
+            f"{each.name}: {each.annotation}"
+            + ("" if each.default is inspect.Parameter.empty else f" = {each.default!r}")
+            for each in self.parameters.values()
+        ]
 
     def arguments(self, given: Any, *, loose: bool) -> dict[str, Any]:
         """The arguments that are meant.
@@ -79,20 +83,20 @@ class Command:
             loose: they are texts of a query string.
 
         Raises:
-            _Refused: unknown, missing or of a wrong type.
+            Refused: unknown, missing or of a wrong type.
         """
         if self.whole:
             return dict.fromkeys(self.parameters, given)
         if not isinstance(given, dict):
-            raise _Refused("the body must be a JSON object with the arguments as its members")
+            raise Refused("the body must be a JSON object with the arguments as its members")
         hints = get_type_hints(self._function)
         takes = ", ".join(self.takes) or "nothing"
         for name in given:
             if name not in self.parameters:
-                raise _Refused(f"there is no argument {name}; {self.name} takes {takes}")
+                raise Refused(f"there is no argument {name}; {self.name} takes {takes}")
         for name, each in self.parameters.items():
             if each.default is inspect.Parameter.empty and name not in given:
-                raise _Refused(f"the argument {name} is missing; {self.name} takes {takes}")
+                raise Refused(f"the argument {name} is missing; {self.name} takes {takes}")
         return {name: _typed(name, value, hints[name], loose=loose) for name, value in given.items()}
 
 
@@ -101,7 +105,7 @@ def _typed(name: str, value: Any, hint: Any, *, loose: bool) -> Any:
         # A duration may be a number of seconds besides ISO 8601.
         return msgspec.convert(value, hint, strict=not loose and hint is not timedelta)
     except msgspec.ValidationError as mistake:
-        raise _Refused(f"the argument {name} is wrong: {mistake}") from mistake
+        raise Refused(f"the argument {name} is wrong: {mistake}") from mistake
 
 
 def _methods_of(thing: object) -> list[Callable[..., Any]]:
@@ -146,7 +150,7 @@ class Control:
         self.commands |= _posted("zfs/", (*own, *blows))
         keys = (nas.add_key, nas.revoke_key, nas.expire_key, nas.set_roles, nas.add_user)
         told = (machine.raise_alert, machine.clear_alert, machine.set_service)
-        self.commands |= _posted("nas/", (*keys, nas.stand_by, *told))
+        self.commands |= _posted("nas/", (*keys, nas.stand_by, nas.allow_only, *told))
 
     def listing(self) -> list[Row]:
         """What there is below `/lab/`: how to ask for it, what it does and which arguments it takes."""
@@ -191,7 +195,7 @@ class Control:
             value = command.run(**command.arguments(given, loose=loose))
         except NasRefusal as refused:
             return _reply(422, _refusal(refused))
-        except (_Refused, ValueError) as refused:
+        except (Refused, ValueError) as refused:
             return _reply(422, {"message": str(refused)})
         return _reply(200, _shown(value))
 
@@ -213,19 +217,17 @@ def routes(nas: LabNas) -> list[web.RouteDef]:
 
 
 def _is_root(machine: Machine, request: web.Request) -> bool:
-    scheme, _, text = request.headers.get("Authorization", "").partition(" ")
-    key = owner(machine, text.strip()) if scheme.lower() == "bearer" else None
-    if key is None or key.expired(machine.now()):
-        return False
-    return key.username == ADMINISTRATOR and "FULL_ADMIN" in key.roles
+    key = bearer(machine, request)
+    return key is not None and key.username == ADMINISTRATOR and "FULL_ADMIN" in key.roles
 
 
 async def _body(request: web.Request) -> Any:
-    text = await request.read()
+    # Not request.read(), which refuses the state of a large NAS: a megabyte is enough for it.
+    text = await request.content.read()
     try:
         return msgspec.json.decode(text) if text else {}
     except msgspec.DecodeError as mistake:
-        raise _Refused(f"the body is no JSON: {mistake}") from mistake
+        raise Refused(f"the body is no JSON: {mistake}") from mistake
 
 
 def _refusal(refused: NasRefusal) -> Row:

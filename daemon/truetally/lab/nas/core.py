@@ -11,8 +11,7 @@ from typing import Any
 from truetally.lab.nas.failures import CallError, InstanceNotFound, Invalid, NasRefusal
 from truetally.lab.nas.jobs import jobs_of
 from truetally.lab.nas.machine import Event, Machine, Row, Version
-from truetally.lab.nas.query import checked
-from truetally.lab.nas.table import METHODS, Caller, call, filled, find, grants, method
+from truetally.lab.nas.table import METHODS, Caller, asked, call, filled, find, grants, method
 
 REALTIME = "reporting.realtime"
 _LEAST_SECONDS = 2
@@ -114,7 +113,7 @@ def unsubscribe(caller: Caller, ident: Any) -> None:
 @method("core.get_jobs")
 def get_jobs(caller: Caller, filters: Any = (), options: Any = None) -> Any:
     """Jobs; all of them for a full admin, one's own for others."""
-    query = checked(filters, options, limited=caller.machine.number >= (25, 10))
+    query = asked(caller, filters, options)
     return query.apply(row for row in caller.machine.jobs if may_see_job(caller, row))
 
 

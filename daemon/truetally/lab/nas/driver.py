@@ -438,16 +438,12 @@ class Driver:
         tables = self.nas.machine.tables
         named = tables["nvmet.subsys"].where("name", asset)
         base = self.nas.call("nvmet.global.config")["basenqn"]
-        nsids = [
-            row["nsid"]
-            for row in tables["nvmet.namespace"].rows.values()
-            if named and row["subsys_id"] == named[0]["id"]
-        ]
+        shown = tables["nvmet.namespace"].where("subsys_id", named[0]["id"]) if named else []
         return {
             "transport": f"tcp://{self._server}:4420",
             "transports": "",
             "nqn": named[0]["subnqn"] if named else f"{base}:{asset}",
-            "nsid": str(nsids[0] if nsids else 1),
+            "nsid": str(shown[0]["nsid"] if shown else 1),
         }
 
 

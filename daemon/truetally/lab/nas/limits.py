@@ -12,6 +12,9 @@ ANONYMOUS_BYTES = 8192
 MESSAGE_BYTES = 65536
 MESSAGE_LIMIT_SINCE = (24, 10)
 RATE_LIMIT_SINCE = (25, 4)
+# Of a session at the level that the lab is at (AAL1); that 24.10 and older have none is inferred.
+SESSION_AGE = timedelta(days=30)
+SESSION_AGE_SINCE = (25, 4)
 RUNNING_CALLS = 10
 CALLS_IN_FLIGHT = 20
 _CALLS = 20

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from truetally.lab.nas import space
@@ -75,3 +76,22 @@ def _refusal(
     if any(each is dataset for clone in made for top in zfs.with_clones(clone) for each in top.below()):
         return "dataset is busy", errno.EBUSY
     return None
+
+
+def refuse_dependents(dataset: Dataset) -> None:
+    """Refuse to destroy a dataset alone that has children or snapshots."""
+    if dataset.children:
+        raise CallError(f"cannot destroy '{dataset.name}': filesystem has children", errno.ENOTEMPTY)
+    if dataset.snapshots:
+        cloned = any(taken.clones for taken in dataset.snapshots.values())
+        what = "filesystem has dependent clones" if cloned else "filesystem has dependent snapshots"
+        raise CallError(f"cannot destroy '{dataset.name}': {what}", errno.EBUSY)
+
+
+def refuse_outsiders(name: str, snapshots: Iterable[Snapshot], doomed: set[str]) -> None:
+    """Refuse to destroy snapshots that are held, or that others than the doomed were cloned from."""
+    for taken in snapshots:
+        if taken.clones - doomed:
+            raise CallError(f"cannot destroy '{name}': filesystem has dependent clones", errno.EBUSY)
+        if taken.holds:
+            raise CallError(f"cannot destroy '{taken.path}': dataset is busy", errno.EBUSY)

@@ -23,6 +23,8 @@ _INSECURE = "Attempt to use over an insecure transport"
 LOGIN_EX_SINCE: Version = (25, 4)
 SCRAM_SINCE: Version = (26, 0)
 _AUTH_ERR: Row = {"response_type": "AUTH_ERR"}
+_REFUSALS = ("AUTH_ERR", "EXPIRED", "DENIED")
+_YES_OR_NO = ("auth.login", "auth.login_with_api_key", "auth.login_with_token")
 
 
 def owner(machine: Machine, text: Any) -> ApiKey | None:
@@ -57,8 +59,15 @@ def _enter(caller: Caller, credential: ApiKey | User | Token) -> str:
     # That the standby controller judges the credential before it sends its owner away is inferred.
     if caller.machine.standby_of:
         return "REDIRECT"
-    caller.key = credential
+    caller.key, caller.logged_in_at = credential, caller.machine.now()
     return "SUCCESS"
+
+
+def failed(method_name: str, answer: Any) -> bool:
+    """Whether this is the answer to a login that was refused; the real NAS takes its time for one."""
+    if method_name in _YES_OR_NO:
+        return answer is False
+    return method_name.startswith("auth.login_ex") and answer["response_type"] in _REFUSALS
 
 
 def _version(caller: Caller) -> Version:
@@ -308,7 +317,5 @@ _NO_OTP: Row = {"provisioning_uri": None, "secret_configured": False, "interval"
 @method("auth.logout")
 def logout(caller: Caller) -> bool:
     """End the login; the socket stays."""
-    caller.key = None
-    caller.pending = None
-    caller.subscriptions.clear()
+    caller.log_out()
     return True

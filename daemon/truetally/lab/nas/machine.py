@@ -158,13 +158,13 @@ def _secret() -> str:
     return "".join(secrets.choice(_ALPHABET) for _ in range(64))
 
 
-_INDEXED = ("name", "path", "target", "extent")
+INDEXED = ("name", "path", "target", "extent", "subsys_id", "device_path", "hostnqn")
 # The index of names for those who do not tell large letters from small ones.
 FOLDED = "folded name"
 
 
 def _keys(row: Row) -> Iterator[tuple[str, Any]]:
-    yield from ((name, row[name]) for name in _INDEXED if name in row)
+    yield from ((name, row[name]) for name in INDEXED if name in row)
     if "name" in row:
         yield FOLDED, str(row["name"]).casefold()
 

@@ -12,6 +12,7 @@ from truetally.lab.nas import (
     replication,
     reporting,
     sharing,
+    snapshots,
     storage,
     system,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "replication",
     "reporting",
     "sharing",
+    "snapshots",
     "storage",
     "system",
 ]

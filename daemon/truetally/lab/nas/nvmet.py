@@ -12,9 +12,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from truetally.lab.nas.checks import texts
-from truetally.lab.nas.failures import InstanceNotFound, Invalid
-from truetally.lab.nas.machine import Machine, Row
+from truetally.lab.nas.failures import Invalid
+from truetally.lab.nas.machine import INDEXED, Machine, Row
 from truetally.lab.nas.query import checked
+from truetally.lab.nas.rows import drop, readable, the_row
 from truetally.lab.nas.table import Caller, filled, method
 from truetally.lab.nas.zfs import under
 
@@ -68,15 +69,6 @@ _REQUIRED = {
     "nvmet.port_subsys": ["port_id", "subsys_id"],
     "nvmet.host_subsys": ["host_id", "subsys_id"],
 }
-# What the middleware calls an instance in "does not exist"; inferred from its class names.
-_NAMES = {
-    "nvmet.subsys": "NVMetSubsys",
-    "nvmet.namespace": "NVMetNamespace",
-    "nvmet.port": "NVMetPort",
-    "nvmet.host": "NVMetHost",
-    "nvmet.port_subsys": "NVMetPortSubsys",
-    "nvmet.host_subsys": "NVMetHostSubsys",
-}
 
 
 def _rows(machine: Machine, kind: str) -> list[Row]:
@@ -115,7 +107,7 @@ def _belonging(machine: Machine, subsys: int) -> Row:
     """The ids of all that belongs to a subsystem, which a query tells with `extra.verbose` only."""
 
     def of(kind: str, key: str) -> list[int]:
-        return [row[key] for row in _rows(machine, kind) if row["subsys_id"] == subsys]
+        return [row[key] for row in machine.tables[kind].where("subsys_id", subsys)]
 
     return {
         "hosts": of("nvmet.host_subsys", "host_id"),
@@ -135,13 +127,6 @@ def _place(machine: Machine, row: Row) -> Row:
     return told
 
 
-def _the_row(kind: str, machine: Machine, row_id: Any) -> Row:
-    rows = machine.tables[kind].rows
-    if not isinstance(row_id, int) or row_id not in rows:
-        raise InstanceNotFound(f"{_NAMES[kind]} {row_id} does not exist")
-    return rows[row_id]
-
-
 def _exists(machine: Machine, kind: str, field: str, row_id: Any, what: str, where: str) -> None:
     if row_id not in machine.tables[kind].rows:
         raise Invalid.at(f"{where}.{field}", f"No {what} with ID {row_id}")
@@ -149,7 +134,9 @@ def _exists(machine: Machine, kind: str, field: str, row_id: Any, what: str, whe
 
 def _taken(machine: Machine, kind: str, row_id: int | None, **values: Any) -> Row | None:
     """Another row with these values."""
-    for row in _rows(machine, kind):
+    table = machine.tables[kind]
+    known = next((name for name in INDEXED if isinstance(values.get(name), str | int)), None)
+    for row in table.where(known, values[known]) if known is not None else table.rows.values():
         if row["id"] != row_id and all(row[name] == value for name, value in values.items()):
             return row
     return None
@@ -174,11 +161,11 @@ def _check_namespace(machine: Machine, given: Row, where: str, row_id: int | Non
     if other is not None:
         name = _subsys(machine, other["subsys_id"])["name"]
         raise Invalid.at(f"{where}.device_path", f"This device_path already used by subsystem: {name}")
-    for extent in _rows(machine, "iscsi.extent"):
-        if path in (extent["path"], extent["disk"]):
-            text = f"This device_path already used by iSCSI extent: {extent['name']}"
-            raise Invalid.at(f"{where}.device_path", text)
-    used = {row["nsid"] for row in _rows(machine, "nvmet.namespace") if row["subsys_id"] == subsys}
+    # The path of an extent on a zvol is its disk.
+    for extent in machine.tables["iscsi.extent"].where("path", path):
+        text = f"This device_path already used by iSCSI extent: {extent['name']}"
+        raise Invalid.at(f"{where}.device_path", text)
+    used = {row["nsid"] for row in machine.tables["nvmet.namespace"].where("subsys_id", subsys)}
     given["nsid"] = nsid or next(number for number in range(1, len(used) + 2) if number not in used)
     given.setdefault("device_uuid", str(uuid.uuid4()))
     given.setdefault("device_nguid", str(uuid.uuid4()))
@@ -264,7 +251,7 @@ def _create(kind: str, caller: Caller, data: Any) -> Row:
 
 def _update(kind: str, caller: Caller, row_id: Any, data: Any) -> Row:
     machine, where = caller.machine, f"{kind.replace('.', '_')}_update"
-    row = _the_row(kind, machine, row_id)
+    row = the_row(machine, kind, row_id)
     filled(data, _defaults(machine, kind), where=where)
     changed = {**row, **data}
     _CHECKS[kind](machine, changed, where, row["id"])
@@ -274,22 +261,12 @@ def _update(kind: str, caller: Caller, row_id: Any, data: Any) -> Row:
     return shown
 
 
-def _drop(machine: Machine, kind: str, row_id: int, *, telling: bool = True) -> None:
-    machine.tables[kind].remove(row_id)
-    if telling:
-        machine.tell("removed", f"{kind}.query", row_id)
-
-
 def _register(kind: str) -> None:
-    def query(caller: Caller, filters: Any = (), options: Any = None) -> Any:
-        machine = caller.machine
-        asked = checked(filters, options, limited=True)
-        verbose = bool(asked.option("verbose"))
-        return asked.apply(_shown(machine, kind, row, verbose=verbose) for row in _rows(machine, kind))
+    def shown(machine: Machine, row: Row) -> Row:
+        return _shown(machine, kind, row)
 
-    def get_instance(caller: Caller, id: Any, options: Any = None) -> Row:  # noqa: A002
-        checked((), options)
-        return _shown(caller.machine, kind, _the_row(kind, caller.machine, id))
+    def verbose(machine: Machine, row: Row) -> Row:
+        return _shown(machine, kind, row, verbose=True)
 
     def create(caller: Caller, data: Any) -> Row:
         return _create(kind, caller, data)
@@ -297,8 +274,7 @@ def _register(kind: str) -> None:
     def update(caller: Caller, id: Any, data: Any) -> Row:  # noqa: A002
         return _update(kind, caller, id, data)
 
-    method(f"{kind}.query", _READ, since=_SINCE)(query)
-    method(f"{kind}.get_instance", _READ, since=_SINCE)(get_instance)
+    readable(kind, _READ, shown, verbose=verbose, since=_SINCE)
     method(f"{kind}.create", _WRITE, since=_SINCE)(create)
     method(f"{kind}.update", _WRITE, since=_SINCE)(update)
 
@@ -324,7 +300,7 @@ def global_update(caller: Caller, data: Any) -> Row:
 
 def connect_host(machine: Machine, subsys: int, hostnqn: str, address: str = "10.0.0.11") -> Row:
     """A live session of a host at a subsystem, through the first port that shows it."""
-    links = [row for row in _rows(machine, "nvmet.port_subsys") if row["subsys_id"] == subsys]
+    links = machine.tables["nvmet.port_subsys"].where("subsys_id", subsys)
     port = links[0]["port_id"] if links else 1
     number = machine.tables["nvmet.session"].last + 1
     session = {"host_traddr": address, "hostnqn": hostnqn, "subsys_id": subsys, "port_id": port}
@@ -333,9 +309,9 @@ def connect_host(machine: Machine, subsys: int, hostnqn: str, address: str = "10
 
 def disconnect_hosts(machine: Machine, subsys: int) -> None:
     """End all sessions at a subsystem."""
-    for row in _rows(machine, "nvmet.session"):
-        if row["subsys_id"] == subsys:
-            machine.tables["nvmet.session"].remove(row["id"])
+    table = machine.tables["nvmet.session"]
+    for row in table.where("subsys_id", subsys):
+        table.remove(row["id"])
 
 
 def _sessions(machine: Machine) -> list[Row]:
@@ -354,9 +330,8 @@ def global_sessions(caller: Caller, filters: Any = (), options: Any = None) -> A
 def namespace_delete(caller: Caller, id: Any, options: Any = None) -> bool:  # noqa: A002
     """Show a device no more; the zvol stays."""
     filled(options or {}, {"remove": False}, where="options")
-    row = _the_row("nvmet.namespace", caller.machine, id)
-    _drop(caller.machine, "nvmet.namespace", row["id"])
-    return True
+    row = the_row(caller.machine, "nvmet.namespace", id)
+    return drop(caller.machine, "nvmet.namespace", row["id"])
 
 
 @method("nvmet.subsys.delete", _WRITE, since=_SINCE)
@@ -364,18 +339,17 @@ def subsys_delete(caller: Caller, id: Any, options: Any = None) -> bool:  # noqa
     """Delete a subsystem; one with namespaces or ports only with `force`, and they are not told of."""
     given = filled(options or {}, {"force": False}, where="options")
     machine = caller.machine
-    row = _the_row("nvmet.subsys", machine, id)
+    row = the_row(machine, "nvmet.subsys", id)
     belonging = {
-        kind: [each for each in _rows(machine, kind) if each["subsys_id"] == row["id"]]
+        kind: machine.tables[kind].where("subsys_id", row["id"])
         for kind in ("nvmet.namespace", "nvmet.port_subsys", "nvmet.host_subsys")
     }
     if not given["force"]:
         _refuse_belonging(row, belonging["nvmet.namespace"], belonging["nvmet.port_subsys"])
     for kind, rows in belonging.items():
         for each in rows:
-            _drop(machine, kind, each["id"], telling=False)
-    _drop(machine, "nvmet.subsys", row["id"])
-    return True
+            machine.tables[kind].remove(each["id"])
+    return drop(machine, "nvmet.subsys", row["id"])
 
 
 def _refuse_belonging(subsys: Row, namespaces: list[Row], ports: list[Row]) -> None:
@@ -395,15 +369,14 @@ def _refuse_belonging(subsys: Row, namespaces: list[Row], ports: list[Row]) -> N
 def _delete_end(caller: Caller, end: str, row_id: Any, options: Any) -> bool:
     machine, kind, links = caller.machine, f"nvmet.{end}", f"nvmet.{end}_subsys"
     given = filled(options or {}, {"force": False}, where="options")
-    row = _the_row(kind, machine, row_id)
+    row = the_row(machine, kind, row_id)
     used = [each for each in _rows(machine, links) if each[f"{end}_id"] == row["id"]]
     if used and not given["force"]:
         text = f"{end.capitalize()} {row['id']} is used by {len(used)} subsystem(s)"
         raise Invalid.at(f"nvmet_{end}_delete.id", text)
     for each in used:
-        _drop(machine, links, each["id"], telling=False)
-    _drop(machine, kind, row["id"])
-    return True
+        machine.tables[links].remove(each["id"])
+    return drop(machine, kind, row["id"])
 
 
 @method("nvmet.port.delete", _WRITE, since=_SINCE)
@@ -421,17 +394,15 @@ def host_delete(caller: Caller, id: Any, options: Any = None) -> bool:  # noqa: 
 @method("nvmet.port_subsys.delete", _WRITE, since=_SINCE)
 def port_subsys_delete(caller: Caller, id: Any) -> bool:  # noqa: A002
     """Show a subsystem on a port no more."""
-    row = _the_row("nvmet.port_subsys", caller.machine, id)
-    _drop(caller.machine, "nvmet.port_subsys", row["id"])
-    return True
+    row = the_row(caller.machine, "nvmet.port_subsys", id)
+    return drop(caller.machine, "nvmet.port_subsys", row["id"])
 
 
 @method("nvmet.host_subsys.delete", _WRITE, since=_SINCE)
 def host_subsys_delete(caller: Caller, id: Any) -> bool:  # noqa: A002
     """Admit a host to a subsystem no more."""
-    row = _the_row("nvmet.host_subsys", caller.machine, id)
-    _drop(caller.machine, "nvmet.host_subsys", row["id"])
-    return True
+    row = the_row(caller.machine, "nvmet.host_subsys", id)
+    return drop(caller.machine, "nvmet.host_subsys", row["id"])
 
 
 def namespaces_under(machine: Machine, name: str) -> list[Row]:

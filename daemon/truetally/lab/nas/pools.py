@@ -21,12 +21,13 @@ from truetally.lab.nas.pool import Pool, Vdev
 from truetally.lab.nas.pool_rows import pool_row, scan_row, zpool_row
 from truetally.lab.nas.query import checked
 from truetally.lab.nas.sharing import detach
-from truetally.lab.nas.table import Caller, filled, method
+from truetally.lab.nas.table import Caller, asked, filled, method
 
 _SCRUB_TAKES = timedelta(hours=1)
 _SCHEDULE = {"minute": "00", "hour": "00", "dom": "*", "month": "*", "dow": "7"}
 _THRESHOLD_DAYS = 35
 TOLD_EVERY = timedelta(seconds=2)
+_STATES = ("ONLINE", "FAULTED", "UNAVAIL", "REMOVED", "OFFLINE", "DEGRADED")
 _ERRORS = ("read_errors", "write_errors", "checksum_errors")
 
 
@@ -59,9 +60,11 @@ def strike(
     write_errors: int = 0,
     checksum_errors: int = 0,
 ) -> Vdev:
-    """Let a disk have a state (ONLINE, FAULTED, UNAVAIL, REMOVED, OFFLINE), and so many more errors."""
+    """Let a disk have a state (ONLINE, DEGRADED, FAULTED, OFFLINE, REMOVED, UNAVAIL), and more errors."""
     pool = machine.zfs.pool(name)
     struck = pool.disk(disk)
+    if state is not None and state not in _STATES:
+        raise CallError(f"a disk cannot be {state}; it can be {', '.join(_STATES)}", errno.EINVAL)
     before = pool.state
     struck.state = state or struck.state
     struck.read_errors += read_errors
@@ -120,8 +123,7 @@ def pool_get(caller: Caller, id: Any, options: Any = None) -> Row:  # noqa: A002
 @method("pool.scrub.query", "POOL_SCRUB_READ")
 def scrub_query(caller: Caller, filters: Any = (), options: Any = None) -> Any:
     """When pools are scrubbed: every pool has the task that TrueNAS makes with it."""
-    machine = caller.machine
-    query = checked(filters, options, limited=machine.number >= (25, 10))
+    machine, query = caller.machine, asked(caller, filters, options)
     return query.apply(
         {
             "id": pool.id,

@@ -96,6 +96,11 @@ class Query:
                 return set(each[2]) if each[1] == "in" else {each[2]}
         return None
 
+    def names(self, *fields: str) -> list[str] | None:
+        """As `values`, the texts among them in order."""
+        values = self.values(*fields)
+        return None if values is None else sorted(each for each in values if isinstance(each, str))
+
 
 def checked(filters: Any = (), options: Any = None, *, limited: bool = False) -> Query:
     """The query that filters and options mean, or Invalid."""

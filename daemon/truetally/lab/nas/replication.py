@@ -12,10 +12,10 @@ import re
 from typing import Any
 
 from truetally.lab.nas.checks import texts
-from truetally.lab.nas.failures import CallError, InstanceNotFound, Invalid
+from truetally.lab.nas.failures import CallError, Invalid
 from truetally.lab.nas.jobs import jobs_of
 from truetally.lab.nas.machine import Machine, Row
-from truetally.lab.nas.query import checked
+from truetally.lab.nas.rows import drop, readable, the_row
 from truetally.lab.nas.table import Caller, filled, method
 from truetally.lab.nas.zfs import Dataset, Snapshot, under
 
@@ -100,25 +100,6 @@ def _task(machine: Machine, row: Row) -> Row:
 
 
 _SHOWN = {"pool.snapshottask": _snapshot_task, "replication": _task}
-_NAMES = {"pool.snapshottask": "PeriodicSnapshotTask", "replication": "ReplicationTask"}
-
-
-def _the_row(kind: str, machine: Machine, row_id: Any) -> Row:
-    rows = machine.tables[kind].rows
-    if not isinstance(row_id, int) or row_id not in rows:
-        raise InstanceNotFound(f"{_NAMES[kind]} {row_id} does not exist")
-    return rows[row_id]
-
-
-def _query(kind: str, caller: Caller, filters: Any, options: Any) -> Any:
-    machine = caller.machine
-    asked = checked(filters, options, limited=machine.number >= (25, 10))
-    return asked.apply(_SHOWN[kind](machine, row) for row in machine.tables[kind].rows.values())
-
-
-def _get(kind: str, caller: Caller, row_id: Any, options: Any) -> Row:
-    checked((), options)
-    return _SHOWN[kind](caller.machine, _the_row(kind, caller.machine, row_id))
 
 
 def _keep(kind: str, caller: Caller, row_id: int | None, data: Row) -> Row:
@@ -130,23 +111,8 @@ def _keep(kind: str, caller: Caller, row_id: int | None, data: Row) -> Row:
     return shown
 
 
-def _drop(kind: str, caller: Caller, row_id: Any) -> bool:
-    row = _the_row(kind, caller.machine, row_id)
-    caller.machine.tables[kind].remove(row["id"])
-    caller.machine.tell("removed", f"{kind}.query", row["id"])
-    return True
-
-
-@method("pool.snapshottask.query", "SNAPSHOT_TASK_READ")
-def snapshottask_query(caller: Caller, filters: Any = (), options: Any = None) -> Any:
-    """Periodic snapshot tasks."""
-    return _query("pool.snapshottask", caller, filters, options)
-
-
-@method("pool.snapshottask.get_instance", "SNAPSHOT_TASK_READ")
-def snapshottask_get(caller: Caller, id: Any, options: Any = None) -> Row:  # noqa: A002
-    """One periodic snapshot task."""
-    return _get("pool.snapshottask", caller, id, options)
+readable("pool.snapshottask", "SNAPSHOT_TASK_READ", _snapshot_task)
+readable("replication", "REPLICATION_TASK_READ", _task)
 
 
 @method("pool.snapshottask.create", "SNAPSHOT_TASK_WRITE")
@@ -164,7 +130,7 @@ def snapshottask_create(caller: Caller, data: Any) -> Row:
 @method("pool.snapshottask.update", "SNAPSHOT_TASK_WRITE")
 def snapshottask_update(caller: Caller, id: Any, data: Any) -> Row:  # noqa: A002
     """Change a periodic snapshot task."""
-    row = _the_row("pool.snapshottask", caller.machine, id)
+    row = the_row(caller.machine, "pool.snapshottask", id)
     filled(data, _SNAPSHOT_TASK, where="periodic_snapshot_update")
     return _keep("pool.snapshottask", caller, row["id"], data)
 
@@ -173,14 +139,14 @@ def snapshottask_update(caller: Caller, id: Any, data: Any) -> Row:  # noqa: A00
 def snapshottask_delete(caller: Caller, id: Any, options: Any = None) -> bool:  # noqa: A002
     """Delete a periodic snapshot task; its snapshots stay."""
     filled(options or {}, {"fixate_removal_date": False}, where="options")
-    return _drop("pool.snapshottask", caller, id)
+    return drop(caller.machine, "pool.snapshottask", the_row(caller.machine, "pool.snapshottask", id)["id"])
 
 
 @method("pool.snapshottask.run", "SNAPSHOT_TASK_WRITE")
 def snapshottask_run(caller: Caller, id: Any) -> int:  # noqa: A002
     """Take the task's snapshot now, as a job; its number. Nobody is told of the snapshot."""
     machine = caller.machine
-    task = _the_row("pool.snapshottask", machine, id)
+    task = the_row(machine, "pool.snapshottask", id)
     return jobs_of(machine).start(
         caller, "pool.snapshottask.run", [task["id"]], lambda: _take_periodic(machine, task)
     )
@@ -192,18 +158,6 @@ def _take_periodic(machine: Machine, task: Row) -> None:
     for each in list(top.below()) if task["recursive"] else [top]:
         if each.name not in task["exclude"] and leaf not in each.snapshots:
             machine.zfs.take(each.name, leaf)
-
-
-@method("replication.query", "REPLICATION_TASK_READ")
-def replication_query(caller: Caller, filters: Any = (), options: Any = None) -> Any:
-    """Replication tasks."""
-    return _query("replication", caller, filters, options)
-
-
-@method("replication.get_instance", "REPLICATION_TASK_READ")
-def replication_get(caller: Caller, id: Any, options: Any = None) -> Row:  # noqa: A002
-    """One replication task."""
-    return _get("replication", caller, id, options)
 
 
 @method("replication.create", "REPLICATION_TASK_WRITE")
@@ -221,7 +175,7 @@ def replication_create(caller: Caller, data: Any) -> Row:
 @method("replication.update", "REPLICATION_TASK_WRITE")
 def replication_update(caller: Caller, id: Any, data: Any) -> Row:  # noqa: A002
     """Change a replication task."""
-    row = _the_row("replication", caller.machine, id)
+    row = the_row(caller.machine, "replication", id)
     filled(data, _TASK, where="replication_update")
     return _keep("replication", caller, row["id"], data)
 
@@ -229,14 +183,14 @@ def replication_update(caller: Caller, id: Any, data: Any) -> Row:  # noqa: A002
 @method("replication.delete", "REPLICATION_TASK_WRITE")
 def replication_delete(caller: Caller, id: Any) -> bool:  # noqa: A002
     """Delete a replication task; what it copied stays."""
-    return _drop("replication", caller, id)
+    return drop(caller.machine, "replication", the_row(caller.machine, "replication", id)["id"])
 
 
 @method("replication.run", "REPLICATION_TASK_WRITE")
 def replication_run(caller: Caller, id: Any) -> int:  # noqa: A002
     """Run a task now, as a job; its number."""
     machine = caller.machine
-    row = _the_row("replication", machine, id)
+    row = the_row(machine, "replication", id)
     return jobs_of(machine).start(
         caller, "replication.run", [row["id"]], lambda: _replicate(machine, row, scratch=False)
     )

@@ -20,8 +20,7 @@ from typing import Any
 
 from truetally.lab.nas.failures import CallError, Invalid
 from truetally.lab.nas.machine import Machine, Row
-from truetally.lab.nas.query import checked
-from truetally.lab.nas.table import Caller, filled, method
+from truetally.lab.nas.table import Caller, asked, filled, method
 
 _MEMORY = 64 << 30
 _ARC = 24 << 30
@@ -143,7 +142,7 @@ def _graph_rows(machine: Machine) -> list[Row]:
 @method("reporting.graphs", "REPORTING_READ")
 def graphs(caller: Caller, filters: Any = (), options: Any = None) -> Any:
     """The graphs that there are, with what each is drawn for."""
-    query = checked(filters, options, limited=caller.machine.number >= (25, 10))
+    query = asked(caller, filters, options)
     return query.apply(_graph_rows(caller.machine))
 
 

@@ -11,10 +11,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import hmac
 import inspect
 import json
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -24,7 +24,8 @@ from aiohttp import web
 
 from truetally.lab.nas.failures import CallError, InstanceNotFound, Invalid, MatchNotFound, NasRefusal
 from truetally.lab.nas.faults import Fault, Kind
-from truetally.lab.nas.machine import ApiKey, Machine, Row, User
+from truetally.lab.nas.logins import owner, user_of
+from truetally.lab.nas.machine import ApiKey, Machine, Row, User, Version
 from truetally.lab.nas.methods import METHODS, Caller, call, find
 
 if TYPE_CHECKING:
@@ -59,16 +60,15 @@ class _Target:
     arguments: tuple[Any, ...] = ()
     member: bool = False
 
-    @property
-    def names(self) -> list[str]:
-        """What the method calls the arguments that are still to come."""
-        accepted = list(inspect.signature(METHODS[self.method].run).parameters)[1:]
-        return accepted[len(self.arguments) :]
+    def takes(self, version: Version) -> dict[str, inspect.Parameter]:
+        """The arguments that are still to come, by the names that the method has for them."""
+        accepted = METHODS[self.method].accepts(version)
+        return {each.name: each for each in accepted[len(self.arguments) :]}
 
     @property
     def filterable(self) -> bool:
         """Whether it takes a query."""
-        return self.names == ["filters", "options"]
+        return list(self.takes(_GONE)) == ["filters", "options"]
 
 
 class _Rest:
@@ -82,9 +82,12 @@ class _Rest:
         target = _target(caller, request)
         if not METHODS[target.method].is_public(caller):
             caller.key = _login(self._nas.machine, request)
+            if caller.key is None:
+                await asyncio.sleep(self._nas.login_penalty)
+                raise web.HTTPUnauthorized
             _permit(caller, request, target)
         try:
-            arguments = await _arguments(request, target)
+            arguments = await _arguments(request, target, caller.machine.number)
         except _BadRequest as mistake:
             return _reply(400, {"message": str(mistake)})
         return await self._call(caller, request, target, arguments)
@@ -198,7 +201,7 @@ def _collection_verbs(name: str) -> dict[str, _Target]:
     if name in METHODS and not name.endswith(_CRUD):
         # What takes no arguments, or a query, is read; everything else is posted.
         target = _Target(name)
-        verbs["GET" if not target.names or target.filterable else "POST"] = target
+        verbs["GET" if not target.takes(_GONE) or target.filterable else "POST"] = target
     return verbs
 
 
@@ -210,25 +213,19 @@ def _exists(caller: Caller, name: str) -> bool:
     return not (name.startswith("zfs.snapshot.") and caller.machine.number >= (25, 10))
 
 
-def _login(machine: Machine, request: web.Request) -> ApiKey | User:
-    """Whose request it is; 401 for nobody's."""
+def _login(machine: Machine, request: web.Request) -> ApiKey | User | None:
+    """Whose request it is."""
     scheme, _, text = request.headers.get("Authorization", "").partition(" ")
-    found: ApiKey | User | None = None
     if scheme.lower() == "bearer":
-        found = _key(machine, text.strip())
-    elif scheme.lower() == "basic":
-        found = _user(machine, text.strip())
-    if found is None:
-        raise web.HTTPUnauthorized
-    return found
+        return bearer(machine, request)
+    return _user(machine, text.strip()) if scheme.lower() == "basic" else None
 
 
-def _key(machine: Machine, text: str) -> ApiKey | None:
-    number, _, secret = text.partition("-")
-    key = machine.keys.get(int(number)) if number.isdigit() else None
-    if key is None or key.expired(machine.now()):
-        return None
-    return key if hmac.compare_digest(key.secret.encode(), secret.encode()) else None
+def bearer(machine: Machine, request: web.Request) -> ApiKey | None:
+    """The key that came with a request, if it still counts."""
+    scheme, _, text = request.headers.get("Authorization", "").partition(" ")
+    key = owner(machine, text.strip()) if scheme.lower() == "bearer" else None
+    return key if key is not None and not key.expired(machine.now()) else None
 
 
 def _user(machine: Machine, text: str) -> User | None:
@@ -237,10 +234,8 @@ def _user(machine: Machine, text: str) -> User | None:
         name, _, password = base64.b64decode(text, validate=True).decode().partition(":")
     except (binascii.Error, UnicodeDecodeError):
         return None
-    user = machine.users.get(name)
-    if user is None or user.otp is not None:
-        return None
-    return user if hmac.compare_digest(user.password.encode(), password.encode()) else None
+    user = user_of(machine, name, password)
+    return user if user is not None and user.otp is None else None
 
 
 def _permit(caller: Caller, request: web.Request, target: _Target) -> None:
@@ -259,7 +254,7 @@ def _permit(caller: Caller, request: web.Request, target: _Target) -> None:
         raise web.HTTPForbidden
 
 
-async def _arguments(request: web.Request, target: _Target) -> list[Any]:
+async def _arguments(request: web.Request, target: _Target, version: Version) -> list[Any]:
     """The positional arguments.
 
     Raises:
@@ -276,8 +271,10 @@ async def _arguments(request: web.Request, target: _Target) -> list[Any]:
     body = await _body(request)
     if body is None or (body == {} and request.method in ("GET", "DELETE")):
         return given
-    names = ["query-filters", "query-options"] if target.filterable else target.names
-    return [*given, *_from_body(body, names, target)]
+    takes = target.takes(version)
+    if target.filterable:
+        takes = {f"query-{name}": each for name, each in takes.items()}
+    return [*given, *_from_body(body, takes)]
 
 
 async def _body(request: web.Request) -> Any:
@@ -289,8 +286,9 @@ async def _body(request: web.Request) -> Any:
         raise _BadRequest(str(mistake)) from mistake
 
 
-def _from_body(body: Any, names: list[str], target: _Target) -> list[Any]:
+def _from_body(body: Any, takes: Mapping[str, inspect.Parameter]) -> list[Any]:
     """One argument is the body itself; several are its members."""
+    names = list(takes)
     if len(names) <= 1:
         return [body]
     if not isinstance(body, dict):
@@ -299,9 +297,8 @@ def _from_body(body: Any, names: list[str], target: _Target) -> list[Any]:
     if unknown:
         raise _BadRequest(f"The following attributes are not expected: {', '.join(unknown)}")
     last = max(names.index(name) for name in body) + 1 if body else 0
-    parameters = list(inspect.signature(METHODS[target.method].run).parameters.values())
     given = []
-    for name, parameter in zip(names[:last], parameters[1 + len(target.arguments) :], strict=False):
+    for name, parameter in list(takes.items())[:last]:
         if name not in body and parameter.default is inspect.Parameter.empty:
             raise _BadRequest(f"{name} attribute expected.")
         given.append(body.get(name, parameter.default))

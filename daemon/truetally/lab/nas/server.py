@@ -7,6 +7,7 @@ the event of a change comes before the reply to the call that made it.
 from __future__ import annotations
 
 import asyncio
+import errno
 import ipaddress
 import ssl
 from collections.abc import Awaitable, Callable, Collection, Iterable
@@ -16,7 +17,7 @@ from uuid import uuid4
 
 import msgspec
 import structlog
-from aiohttp import web
+from aiohttp import WSCloseCode, web
 
 from truetally.clock import Clock
 from truetally.lab.nas import control, pools, rest
@@ -24,7 +25,7 @@ from truetally.lab.nas.connection import Connection
 from truetally.lab.nas.ddp import Ddp
 from truetally.lab.nas.envelope import JsonRpc
 from truetally.lab.nas.faults import Faults, Kind
-from truetally.lab.nas.limits import RateLimit, idle_close
+from truetally.lab.nas.limits import SESSION_AGE, RateLimit, idle_close
 from truetally.lab.nas.machine import ApiKey, Event, Machine, User, Version
 from truetally.lab.nas.methods import Caller, call
 from truetally.lab.nas.ssh import Ssh
@@ -40,6 +41,8 @@ ENDPOINTS = (
 )
 JSON_RPC_SINCE: Version = (25, 4)
 _STOP_WITHIN = 2.0
+_BACK_WITHIN, _AGAIN_AFTER = 10.0, 0.02
+_Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 def _number(endpoint: str) -> Version:
@@ -56,8 +59,12 @@ class LabNas:
         faults: what shall go wrong.
         remote_address: pretend that new connections come from here (a test of key revocation).
         idle_close: seconds without a word from the NAS after which the front proxy closes a connection.
+        login_penalty: seconds that a login takes if it fails.
+        session_age: how old a session can get.
 
     Args:
+        login_penalty: how long a login that fails takes; the real NAS needs one or two seconds.
+        session_age: after this, by the clock of the machine, a session must log in again (25.04+).
         control: whether `/lab/` answers, see control.py.
         scans_told_every: how often subscribers are told how far a scrub or resilver is.
     """
@@ -72,6 +79,8 @@ class LabNas:
         idle_close_after: timedelta | None = None,
         control: bool = False,
         scans_told_every: timedelta = pools.TOLD_EVERY,
+        login_penalty: timedelta = timedelta(0),
+        session_age: timedelta = SESSION_AGE,
     ) -> None:
         self.machine = Machine(version, hostname=hostname, now=now)
         self.ssh = Ssh(self.machine)
@@ -84,6 +93,9 @@ class LabNas:
         self.idle_close = (idle_close_after or idle_close(self.machine.number)).total_seconds()
         self._restarting: asyncio.Task[None] | None = None
         self._tls = tls
+        self.login_penalty = login_penalty.total_seconds()
+        self.session_age = session_age
+        self._allowed: list[_Network] = []
         self._controlled = control
         self._scans_told_every = scans_told_every
         self._watching_scans: asyncio.Task[None] | None = None
@@ -179,11 +191,14 @@ class LabNas:
         if self._controlled:
             app.router.add_routes(control.routes(self))
         self.machine.boot_id = str(uuid4())
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=_STOP_WITHIN)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, host, port, ssl_context=self._tls, reuse_address=True)
-        await site.start()
-        self._address = (host, self._runner.addresses[0][1])
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=_STOP_WITHIN)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, host, port, ssl_context=self._tls, reuse_address=True).start()
+        except OSError:
+            await runner.cleanup()
+            raise
+        self._runner, self._address = runner, (host, runner.addresses[0][1])
         self.machine.listeners.append(self._tell)
         watching = pools.watch_scans(self.machine, self._scans_told_every)
         self._watching_scans = asyncio.create_task(watching, name="lab NAS scans")
@@ -211,7 +226,15 @@ class LabNas:
         await self.stop()
         if meanwhile is not None:
             await meanwhile()
-        await self.start(host, port)
+        async with asyncio.timeout(_BACK_WITHIN):
+            while not self.listens:
+                try:
+                    await self.start(host, port)
+                except OSError as error:
+                    # While nobody listens, any connection of the machine may get this port as its own.
+                    if error.errno != errno.EADDRINUSE:
+                        raise
+                    await asyncio.sleep(_AGAIN_AFTER)
 
     def restart_soon(self) -> None:
         """Restart, without waiting for it: for who answers calls."""
@@ -221,9 +244,15 @@ class LabNas:
     def lose_logins(self) -> None:
         """Let every session be logged out while its socket stays, as after a session's end."""
         for connection in self.connections:
-            connection.caller.key = None
-            connection.caller.subscriptions.clear()
+            connection.caller.log_out()
             connection.attend()
+
+    def allow_only(self, networks: Collection[str]) -> None:
+        """Let new WebSockets come from these networks alone, as the UI's allow-list does; none means all.
+
+        What the list does to REST is not known, so it does nothing there.
+        """
+        self._allowed = [ipaddress.ip_network(each) for each in networks]
 
     def drop_connections(self) -> None:
         """Break every connection without a word, and go on listening."""
@@ -297,7 +326,12 @@ class LabNas:
         socket = web.WebSocketResponse(max_msg_size=0, autoping=False)
         await socket.prepare(request)
         remote = self.remote_address or request.remote or "127.0.0.1"
-        secure = request.secure or ipaddress.ip_address(remote).is_loopback
+        address = ipaddress.ip_address(remote)
+        if self._allowed and not any(address in each for each in self._allowed):
+            reason = b"You are not allowed to access this resource"
+            await socket.close(code=WSCloseCode.POLICY_VIOLATION, message=reason)
+            return socket
+        secure = request.secure or address.is_loopback
         caller = Caller(self.machine, secure=secure, pinned=pinned)
         await Connection(self, request, socket, wire, caller, remote).run()
         return socket

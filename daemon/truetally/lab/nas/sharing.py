@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from truetally.lab.nas.checks import texts
-from truetally.lab.nas.failures import CallError, InstanceNotFound, Invalid
+from truetally.lab.nas.failures import CallError, Invalid
 from truetally.lab.nas.machine import FOLDED, Machine, Row
 from truetally.lab.nas.nvmet import namespaces_under
 from truetally.lab.nas.query import checked
 from truetally.lab.nas.replication import tasks_under
+from truetally.lab.nas.rows import drop, readable, the_row
 from truetally.lab.nas.table import Caller, filled, method
 from truetally.lab.nas.zfs import Dataset, under
 
@@ -106,16 +107,6 @@ _REQUIRED = {
     "iscsi.extent": ["name"],
     "iscsi.targetextent": ["target", "extent"],
 }
-# What the middleware calls an instance in "does not exist".
-_NAMES = {
-    "sharing.nfs": "SharingNFS",
-    "sharing.smb": "SharingSMB",
-    "iscsi.portal": "iSCSIPortal",
-    "iscsi.initiator": "iSCSITargetAuthorizedInitiator",
-    "iscsi.target": "iSCSITarget",
-    "iscsi.extent": "iSCSITargetExtent",
-    "iscsi.targetextent": "iSCSITargetToExtent",
-}
 _ROLES = {
     "sharing.nfs": "SHARING_NFS",
     "sharing.smb": "SHARING_SMB",
@@ -156,19 +147,6 @@ def _shown(machine: Machine, kind: str, row: Row) -> Row:
         if kind != "iscsi.extent":
             shown["tier"] = None
     return shown
-
-
-def _query(kind: str, caller: Caller, filters: Any, options: Any) -> Any:
-    machine = caller.machine
-    query = checked(filters, options, limited=machine.number >= (25, 10))
-    return query.apply(_shown(machine, kind, row) for row in machine.tables[kind].rows.values())
-
-
-def _the_row(kind: str, caller: Caller, row_id: Any) -> Row:
-    rows = caller.machine.tables[kind].rows
-    if not isinstance(row_id, int) or row_id not in rows:
-        raise InstanceNotFound(f"{_NAMES[kind]} {row_id} does not exist")
-    return rows[row_id]
 
 
 def _create(kind: str, caller: Caller, data: Any) -> Row:
@@ -306,12 +284,6 @@ def _complete_link(machine: Machine, given: Row) -> None:
         raise Invalid.at("iscsi_targetextent_create.lunid", "LUN ID is already being used for this target.")
 
 
-def _drop(machine: Machine, kind: str, row_id: int) -> bool:
-    machine.tables[kind].remove(row_id)
-    machine.tell("removed", f"{kind}.query", row_id)
-    return True
-
-
 def _links(machine: Machine, end: str, row_id: int) -> list[Row]:
     return machine.tables["iscsi.targetextent"].where(end, row_id)
 
@@ -324,32 +296,27 @@ def _in_use(machine: Machine, target: Row) -> bool:
 def _register(kind: str) -> None:
     role = _ROLES[kind]
 
-    def query(caller: Caller, filters: Any = (), options: Any = None) -> Any:
-        return _query(kind, caller, filters, options)
-
-    def get_instance(caller: Caller, id: Any, options: Any = None) -> Row:  # noqa: A002
-        checked((), options)
-        return _shown(caller.machine, kind, _the_row(kind, caller, id))
+    def shown(machine: Machine, row: Row) -> Row:
+        return _shown(machine, kind, row)
 
     def create(caller: Caller, data: Any) -> Row:
         return _create(kind, caller, data)
 
     def update(caller: Caller, id: Any, data: Any) -> Row:  # noqa: A002
-        row = _the_row(kind, caller, id)
-        filled(data, _defaults(caller.machine, kind), where="data")
-        caller.machine.tables[kind].change(row["id"], data)
-        shown = _shown(caller.machine, kind, row)
-        caller.machine.tell("changed", f"{kind}.query", row["id"], _told(caller.machine, kind, shown))
-        return shown
+        machine, row = caller.machine, the_row(caller.machine, kind, id)
+        filled(data, _defaults(machine, kind), where="data")
+        machine.tables[kind].change(row["id"], data)
+        changed = shown(machine, row)
+        machine.tell("changed", f"{kind}.query", row["id"], _told(machine, kind, changed))
+        return changed
 
-    method(f"{kind}.query", f"{role}_READ")(query)
-    method(f"{kind}.get_instance", f"{role}_READ")(get_instance)
+    readable(kind, f"{role}_READ", shown)
     method(f"{kind}.create", f"{role}_WRITE")(create)
     method(f"{kind}.update", f"{role}_WRITE")(update)
     if kind not in ("iscsi.target", "iscsi.extent", "iscsi.targetextent"):
 
         def delete(caller: Caller, id: Any) -> bool:  # noqa: A002
-            return _drop(caller.machine, kind, _the_row(kind, caller, id)["id"])
+            return drop(caller.machine, kind, the_row(caller.machine, kind, id)["id"])
 
         method(f"{kind}.delete", f"{role}_WRITE")(delete)
 
@@ -361,33 +328,33 @@ for _kind in _DEFAULTS:
 @method("iscsi.targetextent.delete", "SHARING_ISCSI_TARGETEXTENT_WRITE")
 def link_delete(caller: Caller, id: Any, force: bool = False) -> bool:  # noqa: A002
     """Unlink an extent from a target; refused while an initiator uses it."""
-    machine, row = caller.machine, _the_row("iscsi.targetextent", caller, id)
+    machine, row = caller.machine, the_row(caller.machine, "iscsi.targetextent", id)
     target = machine.tables["iscsi.target"].rows.get(row["target"])
     if target is not None and _in_use(machine, target) and not force:
         raise CallError(f"Associated target {target['name']} is in use.", errno.EBUSY)
-    return _drop(machine, "iscsi.targetextent", row["id"])
+    return drop(machine, "iscsi.targetextent", row["id"])
 
 
 @method("iscsi.extent.delete", "SHARING_ISCSI_EXTENT_WRITE")
 def extent_delete(caller: Caller, id: Any, remove: bool = False, force: bool = False) -> bool:  # noqa: A002
     """Delete an extent and its links."""
-    machine, row = caller.machine, _the_row("iscsi.extent", caller, id)
+    machine, row = caller.machine, the_row(caller.machine, "iscsi.extent", id)
     for link in _links(machine, "extent", row["id"]):
         link_delete(caller, link["id"], force)
-    return _drop(machine, "iscsi.extent", row["id"])
+    return drop(machine, "iscsi.extent", row["id"])
 
 
 @method("iscsi.target.delete", "SHARING_ISCSI_TARGET_WRITE")
 def target_delete(caller: Caller, id: Any, force: bool = False, delete_extents: bool = False) -> bool:  # noqa: A002
     """Delete a target and its links; refused while an initiator uses it."""
-    machine, row = caller.machine, _the_row("iscsi.target", caller, id)
+    machine, row = caller.machine, the_row(caller.machine, "iscsi.target", id)
     if _in_use(machine, row) and not force:
         raise CallError(f"Target {row['name']} is in use.", errno.EFAULT)
     for link in _links(machine, "target", row["id"]):
         link_delete(caller, link["id"], force=True)
         if delete_extents:
             extent_delete(caller, link["extent"], force=True)
-    return _drop(machine, "iscsi.target", row["id"])
+    return drop(machine, "iscsi.target", row["id"])
 
 
 @method("iscsi.global.config", "SHARING_ISCSI_GLOBAL_READ")

@@ -1,4 +1,4 @@
-"""The storage methods: pools, datasets and snapshots.
+"""The storage methods: pools and datasets.
 
 `pool.dataset.delete` first removes whatever is attached to the path and then tries
 to destroy it: a dataset with snapshots is refused, and has lost its share by then.
@@ -7,12 +7,11 @@ to destroy it: a dataset with snapshots is refused, and has lost its share by th
 from __future__ import annotations
 
 import errno
-from collections.abc import Collection, Iterable
-from dataclasses import replace
+from collections.abc import Collection
 from typing import Any
 
 from truetally.lab.nas import tree
-from truetally.lab.nas.checks import names, texts
+from truetally.lab.nas.checks import ask_for_force, names, property_changes, texts
 from truetally.lab.nas.encryption import encrypt
 from truetally.lab.nas.failures import CallError, InstanceNotFound, Invalid
 from truetally.lab.nas.filesystem import forget
@@ -21,7 +20,8 @@ from truetally.lab.nas.machine import Event, Machine, Row
 from truetally.lab.nas.pool_rows import pool_row
 from truetally.lab.nas.query import Query, checked
 from truetally.lab.nas.sharing import attached, detach
-from truetally.lab.nas.table import Caller, filled, method
+from truetally.lab.nas.snapshots import snapshot_row
+from truetally.lab.nas.table import Caller, asked, filled, method
 from truetally.lab.nas.zfs import Dataset, Snapshot, under
 
 _DATASET_EXTRA = [
@@ -87,14 +87,10 @@ _UPDATE: Row = {
 _UNFIT = {"INHERIT", None}
 
 
-def _query(caller: Caller, filters: Any, options: Any) -> Query:
-    return checked(filters, options, limited=caller.machine.number >= (25, 10))
-
-
 @method("pool.query", "POOL_READ")
 def pool_query(caller: Caller, filters: Any = (), options: Any = None) -> Any:
     """All pools."""
-    return _query(caller, filters, options).apply(pool_rows(caller.machine))
+    return asked(caller, filters, options).apply(pool_rows(caller.machine))
 
 
 def pool_rows(machine: Machine) -> list[Row]:
@@ -109,25 +105,21 @@ def pool_rows(machine: Machine) -> list[Row]:
 @method("pool.dataset.query", "DATASET_READ")
 def dataset_query(caller: Caller, filters: Any = (), options: Any = None) -> Any:
     """Datasets; which ones a query looks at at all depends on the engine."""
-    query = _query(caller, filters, options)
+    query = asked(caller, filters, options)
     zfs, old_engine = caller.machine.zfs, caller.machine.old_engine
     children = query.option("retrieve_children", default=True)
     if query.count and not old_engine:
         # The new engine counts before it filters.
         return sum(1 for _ in zfs.visible())
     # The new engine walks everything for one dataset too; what it answers is the same.
-    named = query.values("id", "name")
+    named = query.names("id", "name")
     if named is not None:
-        looked_at = [zfs.dataset(name) for name in _texts_of(named) if zfs.find(name) is not None]
+        looked_at = [zfs.dataset(name) for name in named if zfs.find(name) is not None]
     elif not children and (old_engine or not query.filters):
         looked_at = [pool.root for pool in zfs.imported()]
     else:
         looked_at = list(zfs.visible())
     return query.apply(_dataset_rows(caller.machine, looked_at, query, children=children))
-
-
-def _texts_of(values: Iterable[Any]) -> list[str]:
-    return sorted(value for value in values if isinstance(value, str))
 
 
 def _dataset_rows(machine: Machine, looked_at: list[Dataset], query: Query, *, children: bool) -> list[Row]:
@@ -153,7 +145,7 @@ def _dataset_row(machine: Machine, dataset: Dataset, query: Query) -> Row:
     if query.option("snapshots"):
         wanted = names(query.option("snapshots_properties"), "options.extra.snapshots_properties")
         taken = dataset.snapshots.values()
-        row["snapshots"] = [_snapshot_row(machine, snapshot, wanted, holds=False) for snapshot in taken]
+        row["snapshots"] = [snapshot_row(machine, snapshot, wanted, holds=False) for snapshot in taken]
     if query.option("snapshots_count"):
         row["snapshot_count"] = len(dataset.snapshots)
     return row
@@ -227,16 +219,6 @@ def _user_properties(given: list[Row]) -> dict[str, str]:
     return {each["key"]: str(each["value"]) for each in given}
 
 
-def _changes(given: list[Row], where: str) -> dict[str, str | None]:
-    """What a `user_properties_update` sets, None for what it removes; numbers are kept as text."""
-    changes: dict[str, str | None] = {}
-    for each in given:
-        if ":" not in each["key"]:
-            raise Invalid.at(f"{where}.user_properties_update", "User property name must contain a colon")
-        changes[each["key"]] = None if each.get("remove") else str(each.get("value", ""))
-    return changes
-
-
 @method("pool.dataset.update", "DATASET_WRITE")
 def dataset_update(caller: Caller, id: Any, data: Any) -> Row:  # noqa: A002
     """Change sizes and user properties of a dataset."""
@@ -244,7 +226,7 @@ def dataset_update(caller: Caller, id: Any, data: Any) -> Row:  # noqa: A002
     given = filled(data, _UPDATE, where="data")
     native = _native(given)
     _refuse_shrinking(dataset, native)
-    machine.zfs.set_user(id, _changes(given["user_properties_update"], "pool_dataset_update"))
+    machine.zfs.set_user(id, property_changes(given["user_properties_update"], "pool_dataset_update"))
     if given["user_properties"] is not None:
         dataset.user = _user_properties(given["user_properties"])
     inherited = {name: None for name in _WORDS if given.get(name) == "INHERIT"}
@@ -339,20 +321,13 @@ def dataset_promote(caller: Caller, id: Any) -> None:  # noqa: A002
     caller.machine.zfs.promote(_the_dataset(caller, id).name)
 
 
-def _ask_for_force(given: Row, where: str) -> None:
-    """Renaming looks at nothing that uses the name, and wants to be told so (inferred)."""
-    if not given["force"]:
-        text = "No safety checks are performed when renaming ZFS resources; set force to proceed"
-        raise Invalid.at(f"{where}.force", text)
-
-
 @method("pool.dataset.rename", "DATASET_WRITE", since=(25, 10))
 def dataset_rename(caller: Caller, id: Any, data: Any) -> None:  # noqa: A002
     """Rename a dataset; shares go on naming the old path, and nobody is told."""
     members = {"new_name": "", "recursive": False, "force": False}
     given = filled(data, members, where="data", required=["new_name"])
     dataset = _the_dataset(caller, id)
-    _ask_for_force(given, "pool_dataset_rename")
+    ask_for_force(given, "pool_dataset_rename")
     caller.machine.zfs.rename(dataset.name, given["new_name"])
 
 
@@ -401,244 +376,3 @@ def _resource_tops(machine: Machine, paths: list[str], *, children: bool) -> lis
         if machine.zfs.find(path) is None:
             raise Invalid.at("zfs.resource.query", f"'{path}' not found", errno.ENOENT)
     return [machine.zfs.dataset(path) for path in paths]
-
-
-def _candidates(machine: Machine, query: Query) -> Iterable[Snapshot]:
-    """The snapshots that the filters can leave, found without a walk where one can."""
-    zfs = machine.zfs
-    named = query.values("id", "name")
-    if named is not None:
-        return [zfs.snapshot(path) for path in _texts_of(named) if zfs.find_snapshot(path) is not None]
-    datasets = query.values("dataset")
-    if datasets is not None:
-        found = [zfs.find(name) for name in _texts_of(datasets)]
-        return [taken for each in found if each is not None for taken in each.snapshots.values()]
-    return [taken for each in zfs.visible() for taken in each.snapshots.values()]
-
-
-def _snapshot_row(
-    machine: Machine, snapshot: Snapshot, wanted: Collection[str] | None, *, holds: bool
-) -> Row:
-    newest = machine.number >= (26, 0)
-    shown = {tag: count for tag, count in snapshot.holds.items() if tag == "truenas" or not newest}
-    row = tree.snapshot_row(
-        snapshot, machine.zfs, wanted=wanted, holds=shown if holds else None, newest=newest
-    )
-    if not newest:
-        more = _more_properties(machine, snapshot, wanted)
-        row["properties"] = more | row["properties"]
-    return row
-
-
-def _more_properties(machine: Machine, snapshot: Snapshot, wanted: Collection[str] | None) -> Row:
-    """What a driver reads of a snapshot besides: its name and sizes, and user properties that it asks for."""
-    referenced, volsize = snapshot.referenced_bytes, machine.zfs.datasets[snapshot.dataset].volsize
-    plain = {"name": snapshot.path, "logicalreferenced": referenced} | (
-        {"volsize": volsize} if volsize else {}
-    )
-    found: Row = {
-        name: {"value": str(value), "rawvalue": str(value), "parsed": value, "source": "NONE"}
-        for name, value in plain.items()
-        if wanted is None or name in wanted
-    }
-    asked = [name for name in wanted or () if ":" in name]
-    held = tree.snapshot_user_properties(snapshot, machine.zfs) if asked else {}
-    for name in asked:
-        if name in held:
-            value, source = held[name][:2]
-            found[name] = {"value": value, "rawvalue": value, "parsed": value, "source": source}
-    return found
-
-
-@method("zfs.snapshot.query", "SNAPSHOT_READ", until=(26, 0))
-@method("pool.snapshot.query", "SNAPSHOT_READ", since=(25, 10))
-def snapshot_query(caller: Caller, filters: Any = (), options: Any = None) -> Any:
-    """Snapshots; only names are quick to read."""
-    machine, query = caller.machine, _query(caller, filters, options)
-    least, most = query.option("min_txg", 0) or 0, query.option("max_txg", 0) or 0
-    candidates, query = tree.page_by_path(machine.zfs, query) or (_candidates(machine, query), query)
-    chosen = [taken for taken in candidates if taken.txg >= least and (not most or taken.txg <= most)]
-    if query.count or list(query.select) == ["name"]:
-        return query.apply(map(tree.snapshot_name_row, chosen))
-    if not query.filters and not query.order_by and not query.get:
-        # A page needs no more rows than it shows; the real one builds them all.
-        chosen = chosen[query.offset : query.offset + query.limit if query.limit else None]
-        query = replace(query, offset=0, limit=0)
-    wanted = names(query.option("properties"), "options.extra.properties")
-    holds = bool(query.option("holds"))
-    return query.apply(_snapshot_row(machine, taken, wanted, holds=holds) for taken in chosen)
-
-
-def _the_snapshot(caller: Caller, path: Any) -> Snapshot:
-    found = caller.machine.zfs.find_snapshot(path) if isinstance(path, str) else None
-    if found is None:
-        raise InstanceNotFound(f"Snapshot {path} not found")
-    return found
-
-
-@method("zfs.snapshot.get_instance", "SNAPSHOT_READ", until=(26, 0))
-@method("pool.snapshot.get_instance", "SNAPSHOT_READ", since=(25, 10))
-def snapshot_get(caller: Caller, id: Any, options: Any = None) -> Row:  # noqa: A002
-    """One snapshot."""
-    query = checked((), options)
-    holds = bool(query.option("holds"))
-    return _snapshot_row(caller.machine, _the_snapshot(caller, id), query.option("properties"), holds=holds)
-
-
-@method("zfs.snapshot.create", "SNAPSHOT_WRITE", until=(26, 0))
-@method("pool.snapshot.create", "SNAPSHOT_WRITE", since=(25, 10))
-def snapshot_create(caller: Caller, data: Any) -> Row:
-    """A snapshot, told with an event."""
-    machine = caller.machine
-    defaults: Row = {
-        "dataset": "",
-        "name": "",
-        "recursive": False,
-        "exclude": [],
-        "vmware_sync": False,
-        "properties": {},
-        "suspend_vms": False,
-    }
-    given = filled(data, defaults, where="data", required=["dataset", "name"])
-    top = machine.zfs.dataset(given["dataset"])
-    user = {key: str(value) for key, value in given["properties"].items()}
-    taken = machine.zfs.take(top.name, given["name"], user=user)
-    if given["recursive"]:
-        for child in list(top.below())[1:]:
-            machine.zfs.take(child.name, given["name"], user=user)
-    row = _snapshot_row(machine, taken, None, holds=False)
-    machine.emit(Event("added", _snapshots(machine), taken.path, row))
-    return row
-
-
-def _snapshots(machine: Machine) -> str:
-    return "zfs.snapshot.query" if machine.number < (25, 10) else "pool.snapshot.query"
-
-
-@method("zfs.snapshot.update", "SNAPSHOT_WRITE", until=(26, 0))
-@method("pool.snapshot.update", "SNAPSHOT_WRITE", since=(25, 10))
-def snapshot_update(caller: Caller, id: Any, data: Any) -> Row:  # noqa: A002
-    """Change user properties of a snapshot; 26 says it did, and does nothing."""
-    machine, taken = caller.machine, _the_snapshot(caller, id)
-    given = filled(data, {"user_properties_update": [], "user_properties_remove": []}, where="data")
-    if machine.number < (26, 0):
-        changes = _changes(given["user_properties_update"], "snapshot_update")
-        removed = dict.fromkeys(given["user_properties_remove"])
-        machine.zfs.set_user(taken.path, {**changes, **removed})
-    return _snapshot_row(machine, taken, None, holds=False)
-
-
-@method("zfs.snapshot.delete", "SNAPSHOT_DELETE", until=(26, 0))
-@method("pool.snapshot.delete", "SNAPSHOT_DELETE", since=(25, 10))
-def snapshot_delete(caller: Caller, id: Any, options: Any = None) -> bool:  # noqa: A002
-    """Destroy a snapshot; `defer` lets one with clones or holds go later."""
-    given = filled(options or {}, {"defer": False, "recursive": False}, where="options")
-    machine = caller.machine
-    taken = _the_snapshot(caller, id)
-    doomed = [taken.path]
-    if given["recursive"]:
-        below = machine.zfs.dataset(taken.dataset).below()
-        doomed = [f"{each.name}@{taken.name}" for each in below if taken.name in each.snapshots]
-    for path in doomed:
-        if machine.zfs.destroy_snapshot(path, defer=bool(given["defer"])):
-            machine.removed([path])
-    extra = {"recursive": given["recursive"]}
-    machine.emit(Event("removed", _snapshots(machine), taken.path, extra=extra))
-    return True
-
-
-@method("zfs.snapshot.clone", "FULL_ADMIN", until=(26, 0))
-@method("pool.snapshot.clone", "DATASET_WRITE", "SNAPSHOT_WRITE", since=(25, 10))
-def snapshot_clone(caller: Caller, data: Any) -> bool:
-    """Clone a snapshot; nobody is told."""
-    defaults: Row = {"snapshot": "", "dataset_dst": "", "dataset_properties": {}}
-    given = filled(data, defaults, where="data", required=["snapshot", "dataset_dst"])
-    properties = given["dataset_properties"]
-    own = {key: str(value) for key, value in properties.items() if ":" in key}
-    native = {key: value for key, value in properties.items() if ":" not in key}
-    caller.machine.zfs.clone(given["snapshot"], given["dataset_dst"], user=own, native=native)
-    return True
-
-
-@method("zfs.snapshot.hold", "FULL_ADMIN", until=(26, 0))
-@method("pool.snapshot.hold", "SNAPSHOT_WRITE", since=(25, 10))
-def snapshot_hold(caller: Caller, id: Any, options: Any = None) -> None:  # noqa: A002
-    """Hold a snapshot with the tag `truenas`."""
-    filled(options or {}, {"recursive": False}, where="options")
-    caller.machine.zfs.hold(_the_snapshot(caller, id).path)
-
-
-@method("zfs.snapshot.release", "FULL_ADMIN", until=(26, 0))
-@method("pool.snapshot.release", "SNAPSHOT_WRITE", since=(25, 10))
-def snapshot_release(caller: Caller, id: Any, options: Any = None) -> None:  # noqa: A002
-    """Release every tag of a snapshot, other people's too."""
-    filled(options or {}, {"recursive": False}, where="options")
-    machine, taken = caller.machine, _the_snapshot(caller, id)
-    machine.zfs.release(taken.path)
-    if machine.zfs.find_snapshot(taken.path) is None:
-        machine.removed([taken.path])
-
-
-@method("pool.snapshot.rename", "SNAPSHOT_WRITE", since=(25, 10))
-def snapshot_rename(caller: Caller, id: Any, data: Any) -> None:  # noqa: A002
-    """Give a snapshot another name; nobody is told."""
-    members = {"new_name": "", "force": False}
-    if caller.machine.number >= (26, 0):
-        members["recursive"] = False
-    given = filled(data, members, where="data", required=["new_name"])
-    taken = _the_snapshot(caller, id)
-    _ask_for_force(given, "pool_snapshot_rename")
-    caller.machine.zfs.rename_snapshot(taken.path, given["new_name"].rpartition("@")[2])
-
-
-@method("zfs.snapshot.rollback", "FULL_ADMIN", until=(26, 0))
-@method("pool.snapshot.rollback", "SNAPSHOT_WRITE", "POOL_WRITE", since=(25, 10))
-def snapshot_rollback(caller: Caller, id: Any, options: Any = None) -> None:  # noqa: A002
-    """Let a dataset be what a snapshot shows; the kernel tells of what was destroyed for it."""
-    members = dict.fromkeys(("recursive", "recursive_clones", "force", "recursive_rollback"), False)
-    given = filled(options or {}, members, where="options")
-    machine, taken = caller.machine, _the_snapshot(caller, id)
-    recursive, clones = bool(given["recursive"]), bool(given["recursive_clones"])
-    machine.removed(machine.zfs.rollback(taken.path, recursive=recursive, clones=clones))
-
-
-@method("zfs.resource.snapshot.query", "SNAPSHOT_READ", since=(26, 0))
-def snapshot_resource_query(caller: Caller, data: Any = None) -> list[Row]:
-    """Snapshots by path of dataset or snapshot, with all hold tags and user properties."""
-    defaults: Row = {
-        "paths": [],
-        "recursive": False,
-        "properties": [],
-        "get_user_properties": False,
-        "get_source": False,
-        "get_holds": False,
-        "min_txg": 0,
-        "max_txg": 0,
-    }
-    given = filled(data or {}, defaults, where="data")
-    machine = caller.machine
-    return [
-        tree.snapshot_resource_row(
-            taken,
-            machine.zfs,
-            given["properties"],
-            user=given["get_user_properties"],
-            holds=given["get_holds"],
-        )
-        for taken in _resource_snapshots(machine, given["paths"], recursive=given["recursive"])
-        if taken.txg >= given["min_txg"] and (not given["max_txg"] or taken.txg <= given["max_txg"])
-    ]
-
-
-def _resource_snapshots(machine: Machine, paths: list[str], *, recursive: bool) -> Iterable[Snapshot]:
-    zfs = machine.zfs
-    for path in paths or [pool.name for pool in zfs.imported()]:
-        single = zfs.find_snapshot(path) if "@" in path else None
-        if single is not None:
-            yield single
-            continue
-        top = zfs.find(path)
-        if top is None:
-            raise Invalid.at("zfs.resource.snapshot.query", f"'{path}' not found", errno.ENOENT)
-        for each in top.below() if recursive or not paths else [top]:
-            yield from each.snapshots.values()

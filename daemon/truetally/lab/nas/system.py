@@ -6,7 +6,7 @@ from typing import Any
 
 from truetally.lab.nas.machine import ApiKey, Machine, Row
 from truetally.lab.nas.query import checked
-from truetally.lab.nas.table import METHODS, Caller, grants, method
+from truetally.lab.nas.table import METHODS, Caller, asked, grants, method
 from truetally.lab.nas.tree import date
 
 # What a key of 22.12 to 24.10 is shown to be allowed that was given roles instead of an allowlist.
@@ -88,7 +88,7 @@ def update_status(caller: Caller) -> Row:
 @method("interface.query", "NETWORK_INTERFACE_READ")
 def interface_query(caller: Caller, filters: Any = (), options: Any = None) -> Any:
     """The network interface with the addresses that the NAS is known by."""
-    query = checked(filters, options, limited=caller.machine.number >= (25, 10))
+    query = asked(caller, filters, options)
     return query.apply([_interface(caller.machine)])
 
 

@@ -10,11 +10,13 @@ import errno
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from fnmatch import fnmatchcase
 from typing import Any
 
 from truetally.lab.nas.failures import ENOTAUTHENTICATED, CallError, Invalid, MethodMissing
 from truetally.lab.nas.machine import ApiKey, Machine, Token, User, Version
+from truetally.lab.nas.query import Query, checked
 from truetally.lab.nas.scram import Exchange
 
 _NEVER: Version = (99, 0)
@@ -69,6 +71,11 @@ JOBS = frozenset(
     )
 )
 
+# The arguments that came later than their methods.
+_ARGUMENTS_SINCE: Mapping[str, Mapping[str, Version]] = {
+    "iscsi.target.delete": {"delete_extents": (25, 4)},
+}
+
 # What 25.04 asked more for than the versions after it.
 _ROLES_OF_25_04 = {"smb.status": ("READONLY_ADMIN", "SHARING_SMB_WRITE")}
 
@@ -94,6 +101,7 @@ class Caller:
     Attributes:
         key: what the session has logged in with; None before.
         secure: the transport is encrypted or local; a key used otherwise is revoked.
+        logged_in_at: when it did, by the clock of the machine.
         pinned: the version of an `/api/vX` endpoint, None for the current one.
     """
 
@@ -101,11 +109,17 @@ class Caller:
     secure: bool = True
     pinned: Version | None = None
     key: ApiKey | User | Token | None = None
+    logged_in_at: datetime | None = None
     options: dict[str, bool] = field(
         default_factory=lambda: {"legacy_jobs": True, "private_methods": False, "py_exceptions": False}
     )
     subscriptions: dict[str, str] = field(default_factory=dict)
     pending: Pending | None = None
+
+    def log_out(self) -> None:
+        """End the login and all that came with it; the socket stays."""
+        self.key = self.logged_in_at = self.pending = None
+        self.subscriptions.clear()
 
     @property
     def roles(self) -> frozenset[str]:
@@ -160,6 +174,12 @@ class Method:
     def job(self) -> bool:
         """Whether a call only starts a job: it runs to the job's number."""
         return self.name in JOBS
+
+    def accepts(self, version: Version) -> list[inspect.Parameter]:
+        """What it takes in a version."""
+        later = _ARGUMENTS_SINCE.get(self.name, {})
+        accepted = list(inspect.signature(self.run).parameters.values())[1:]
+        return [each for each in accepted if later.get(each.name, version) <= version]
 
     def is_public(self, caller: Caller) -> bool:
         """Whether it needs no login here."""
@@ -263,13 +283,18 @@ def _permitted(caller: Caller, found: Method) -> bool:
 def call(caller: Caller, name: str, params: Sequence[Any]) -> Any:
     """Run a method for a caller."""
     found = find(caller, name)
-    accepted = list(inspect.signature(found.run).parameters.values())[1:]
+    accepted = found.accepts(caller.machine.number)
     needed = sum(1 for each in accepted if each.default is inspect.Parameter.empty)
     if len(params) > len(accepted):
         raise Invalid.at("", f"Too many arguments (expected {len(accepted)}, found {len(params)})")
     if len(params) < needed:
         raise Invalid.at(accepted[len(params)].name, "Field required")
     return found.run(caller, *params)
+
+
+def asked(caller: Caller, filters: Any, options: Any) -> Query:
+    """The query that filters and options mean in the caller's version, which may limit it, or Invalid."""
+    return checked(filters, options, limited=caller.machine.number >= (25, 10))
 
 
 def filled(

@@ -295,9 +295,11 @@ def _snapshot_properties(
         "guid": lambda: (str(snapshot.guid), str(snapshot.guid)),
         "written": lambda: _written(snapshot, zfs),
     }
+    plain["logicalreferenced"] = plain["referenced"]
     if snapshot.volsize:
         plain["volsize"] = lambda: (str(snapshot.volsize), snapshot.volsize)
     if not newest:
+        plain["name"] = lambda: (snapshot.path, snapshot.path)
         # 26's schemas know no property that tells clones, holds or a deferred destroy.
         plain["userrefs"] = lambda: (str(len(snapshot.holds)), len(snapshot.holds))
         plain["defer_destroy"] = lambda: ("on" if snapshot.defer_destroy else "off", snapshot.defer_destroy)
@@ -371,9 +373,10 @@ def snapshot_row(
     """A snapshot as `pool.snapshot.query` shows it; `wanted` None means every property."""
     row = snapshot_name_row(snapshot)
     properties = _snapshot_properties(snapshot, zfs, wanted, newest=newest)
-    if wanted is None and not newest:
+    if not newest and (wanted is None or any(":" in name for name in wanted)):
         for key, (value, source) in snapshot_user_properties(snapshot, zfs).items():
-            properties[key] = {"value": value, "rawvalue": value, "parsed": value, "source": source}
+            if wanted is None or key in wanted:
+                properties[key] = {"value": value, "rawvalue": value, "parsed": value, "source": source}
     row["properties"] = properties
     if holds is not None:
         row["holds"] = dict(holds)

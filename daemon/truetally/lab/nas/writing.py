@@ -51,7 +51,7 @@ def _beyond(dataset: Dataset, own: str, more: int, room: int) -> str | None:
 
 def write(zfs: Zfs, dataset: Dataset, size: int) -> None:
     """See `Zfs.write`."""
-    _refuse_unwritable(dataset)
+    _refuse_unwritable(dataset, size)
     more = size - dataset.referenced_bytes
     if more > 0:
         _admit(zfs, dataset, more, size)
@@ -62,7 +62,7 @@ def write(zfs: Zfs, dataset: Dataset, size: int) -> None:
 
 def overwrite(zfs: Zfs, dataset: Dataset, size: int) -> None:
     """See `Zfs.overwrite`."""
-    _refuse_unwritable(dataset)
+    _refuse_unwritable(dataset, size)
     size = min(size, dataset.referenced_bytes)
     _admit(zfs, dataset, size - space.freed_at_once(dataset, size), dataset.referenced_bytes)
     space.free(dataset, size)
@@ -93,7 +93,9 @@ def _admit(zfs: Zfs, dataset: Dataset, more: int, size: int) -> None:
     need(zfs, dataset, more, "write to")
 
 
-def _refuse_unwritable(dataset: Dataset) -> None:
+def _refuse_unwritable(dataset: Dataset, size: int) -> None:
+    if size < 0:
+        raise CallError(f"cannot write to '{dataset.name}': {size} bytes", errno.EINVAL)
     if dataset.locked:
         raise CallError(f"cannot write to '{dataset.name}': encryption key not loaded", errno.EACCES)
     if dataset.readonly:

@@ -45,9 +45,14 @@ class Zfs:
         self._sorted: tuple[tuple[int, tuple[int, ...]], list[str], list[Snapshot]] | None = None
 
     def create_pool(self, name: str, size_bytes: int = 10 * _TIB) -> Pool:
-        """A new pool with its root dataset."""
-        if name in self.pools:
+        """A new pool with its root dataset; the lab lets none have the name of one that is exported."""
+        _check_name(name, f"cannot create '{name}'")
+        if name in self.pools or name in self.exported:
             raise CallError(f"cannot create '{name}': pool already exists", errno.EEXIST)
+        if size_bytes < _EMPTY:
+            raise CallError(
+                f"cannot create '{name}': the pool needs {_EMPTY} bytes at least", errno.EOVERFLOW
+            )
         root = Dataset(name, "FILESYSTEM", self.now(), self.next_txg(), changes=self.changes)
         self.datasets[name] = root
         self.last_pool += 1
@@ -129,6 +134,8 @@ class Zfs:
             sparse: whether a zvol reserves nothing.
             native: ZFS properties that are set on it.
         """
+        if volsize < 0:
+            raise CallError(f"cannot create '{name}': bad volume size {volsize}", errno.EINVAL)
         dataset = self._new(name, "VOLUME" if volsize else "FILESYSTEM", parents=parents)
         above = dataset.parent or dataset
         left = space.room(above, self.pool_bytes(above))
@@ -152,6 +159,7 @@ class Zfs:
     def take(self, name: str, leaf: str, *, user: Mapping[str, str] | None = None) -> Snapshot:
         """A snapshot of a dataset; one of a thick zvol needs room for what was written."""
         dataset = self.dataset(name)
+        _check_name(leaf, f"cannot create snapshot '{name}@{leaf}'")
         if leaf in dataset.snapshots:
             raise CallError(f"cannot create snapshot '{name}@{leaf}': dataset already exists", errno.EEXIST)
         if dataset.refreservation:
@@ -268,6 +276,7 @@ class Zfs:
         """Give a snapshot another name in the same dataset."""
         taken = self.snapshot(path)
         dataset = self.datasets[taken.dataset]
+        _check_name(leaf, f"cannot rename to '{taken.dataset}@{leaf}'")
         if leaf in dataset.snapshots:
             text = f"cannot rename to '{taken.dataset}@{leaf}': dataset already exists"
             raise CallError(text, errno.EEXIST)
@@ -299,12 +308,12 @@ class Zfs:
         if dataset.parent is None:
             raise CallError(f"cannot destroy '{name}': operation does not apply to pools", errno.EINVAL)
         if not recursive:
-            _refuse_dependents(dataset)
+            lineage.refuse_dependents(dataset)
         tops = self.with_clones(dataset) if clones else [dataset]
         doomed = {each.name: each for top in tops for each in top.below()}
         snapshots = [taken for each in doomed.values() for taken in each.snapshots.values()]
         if not clones:
-            _refuse_outsiders(name, snapshots, set(doomed))
+            lineage.refuse_outsiders(name, snapshots, set(doomed))
         for snapshot in snapshots:
             snapshot.holds.clear()
         gone: list[str] = []
@@ -328,6 +337,7 @@ class Zfs:
     def rename(self, name: str, target: str) -> None:
         """Rename a dataset with everything below it."""
         dataset, parent = self.dataset(name), self.dataset(target.rpartition("/")[0])
+        _check_name(target.rpartition("/")[2], f"cannot rename to '{target}'")
         if target in self.datasets:
             raise CallError(f"cannot rename to '{target}': dataset already exists", errno.EEXIST)
         if dataset.parent is None or under(target, [name]) or dataset.pool != parent.pool:
@@ -394,7 +404,9 @@ class Zfs:
         return pool
 
     def start_scan(self, name: str, function: str = "SCRUB", takes: timedelta = timedelta(hours=1)) -> Scan:
-        """Begin a scrub or resilver that takes so long."""
+        """Begin a SCRUB or RESILVER that takes so long."""
+        if function not in ("SCRUB", "RESILVER"):
+            raise CallError(f"a scan is SCRUB or RESILVER, not {function}", errno.EINVAL)
         pool = self.pool(name)
         if pool.scan is not None and pool.scan.state(self.now()) == "SCANNING":
             raise CallError(f"cannot scrub {name}: currently {pool.scan.function.lower()}ing", errno.EBUSY)
@@ -469,21 +481,9 @@ class Zfs:
             self.drop(snapshot)
 
 
-def _refuse_dependents(dataset: Dataset) -> None:
-    if dataset.children:
-        raise CallError(f"cannot destroy '{dataset.name}': filesystem has children", errno.ENOTEMPTY)
-    if dataset.snapshots:
-        cloned = any(taken.clones for taken in dataset.snapshots.values())
-        what = "filesystem has dependent clones" if cloned else "filesystem has dependent snapshots"
-        raise CallError(f"cannot destroy '{dataset.name}': {what}", errno.EBUSY)
-
-
-def _refuse_outsiders(name: str, snapshots: Iterable[Snapshot], doomed: set[str]) -> None:
-    for taken in snapshots:
-        if taken.clones - doomed:
-            raise CallError(f"cannot destroy '{name}': filesystem has dependent clones", errno.EBUSY)
-        if taken.holds:
-            raise CallError(f"cannot destroy '{taken.path}': dataset is busy", errno.EBUSY)
+def _check_name(name: str, what: str) -> None:
+    if not _NAME.match(name):
+        raise CallError(f"{what}: invalid name", errno.EINVAL)
 
 
 def under(path: str, tops: Iterable[str]) -> bool:

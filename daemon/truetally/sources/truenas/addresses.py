@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import ssl
 from urllib.parse import urlsplit
 
@@ -94,7 +95,7 @@ async def find_generation(name: str, url: str, http: aiohttp.ClientSession) -> G
                 versions = msgspec.json.decode(await response.read(), type=list[str])
     except msgspec.DecodeError:
         pass  # TrueNAS 24.10 and older answer with the page of its web interface
-    except (aiohttp.ClientError, OSError, TimeoutError) as error:
+    except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
         raise SourceUnavailable(name, reason(error, where)) from error
     if versions is None:
         return LEGACY
@@ -116,7 +117,7 @@ async def connect(
     where = _base(url) + wire.path
     try:
         socket = await http.ws_connect(where, max_msg_size=_LARGEST, autoping=True, compress=_WINDOW)
-    except (aiohttp.ClientError, OSError, TimeoutError) as error:
+    except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
         raise SourceUnavailable(name, reason(error, where)) from error
     if not wire.opening:
         return socket
@@ -141,12 +142,17 @@ def reason(error: BaseException, url: str) -> str:
         case aiohttp.ClientConnectorCertificateError():
             return f"the certificate of {url} is not trusted: {error.certificate_error}; is ca_file right?"
         case aiohttp.ClientConnectorError():
-            return f"cannot connect to {url}: {error.os_error.strerror or type(error.os_error).__name__}"
+            number = error.os_error.errno
+            # asyncio's own text repeats the address and says nothing else.
+            why = os.strerror(number) if number and number > 0 else error.os_error.strerror
+            return f"cannot connect to {url}: {why or type(error.os_error).__name__}"
         case aiohttp.WSServerHandshakeError() if error.status == 404 and url.endswith(LEGACY.wire.path):
             return f"{url} does not exist; is this a TrueNAS?"
         case aiohttp.WSServerHandshakeError():
             return f"{url} answered {error.status} to the websocket handshake"
         case TimeoutError():
             return f"{url} does not answer in time"
+        case ValueError():
+            return f"{url} is no address: {error}"
         case _:
             return f"the connection to {url} broke: {type(error).__name__}"

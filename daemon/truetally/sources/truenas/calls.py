@@ -141,21 +141,27 @@ def _list(value: Any) -> Sequence[Any]:
 
 # EJSON
 
+_LONGEST_TIME = 12
+
 
 def moment(value: Any) -> datetime | None:
     """The time that EJSON's `{"$date": milliseconds}` or a number of seconds stands for."""
     if isinstance(value, Mapping):
         milliseconds = value.get("$date")
-        return (
-            datetime.fromtimestamp(milliseconds / 1000, UTC)
-            if isinstance(milliseconds, int | float)
-            else None
-        )
-    if isinstance(value, str) and value.isdecimal():
+        return _at(milliseconds / 1000) if isinstance(milliseconds, int | float) else None
+    if isinstance(value, str) and value.isdecimal() and len(value) <= _LONGEST_TIME:
         value = int(value)
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return datetime.fromtimestamp(value, UTC)
+        return _at(value)
     return None
+
+
+def _at(seconds: float) -> datetime | None:
+    """None for a time that no calendar of ours has."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC)
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 def members(value: Any) -> tuple[Any, ...]:

@@ -19,6 +19,9 @@ from truetally.model import truenas
 from truetally.model.truenas import Origin, UserProperty
 from truetally.sources.truenas.calls import members, moment
 
+# 2^64 - 1 has twenty digits.
+_LONGEST_NUMBER = 20
+
 
 class _Property(msgspec.Struct):
     rawvalue: str | None = None
@@ -72,6 +75,12 @@ class PoolEntry(msgspec.Struct):
     status_detail: str | None = None
     scan: _Scan | None = None
     topology: dict[str, list[_Vdev] | None] | None = None
+
+
+class PoolIdentity(msgspec.Struct):
+    """What tells a pool from every other: ZFS's own number of it."""
+
+    guid: str = ""
 
 
 class DatasetEntry(msgspec.Struct):
@@ -409,7 +418,7 @@ def pool(entry: PoolEntry) -> truenas.Pool:
         entry.size,
         entry.allocated,
         entry.free,
-        int(fragmentation) if fragmentation.isdecimal() else None,
+        _number(fragmentation),
         entry.status_detail or "",
         _scan(entry.scan),
         tuple(_devices(entry.topology or {})),
@@ -538,10 +547,25 @@ def snapshot(entry: SnapshotEntry, *, detailed: bool = False, tells_origin: bool
         defer_destroy=_text(properties["defer_destroy"]).lower() == "on"
         if "defer_destroy" in properties
         else None,
-        holds=tuple(sorted(entry.holds)) if entry.holds is not None else None,
+        holds=_holds(entry),
         clones=tuple(filter(_set, _text(clones).split(","))) if clones is not None else None,
         user_properties=_snapshot_properties(entry, tells_origin) if detailed else None,
     )
+
+
+def _holds(entry: SnapshotEntry) -> tuple[str, ...] | None:
+    """The tags, or where only their number is told (ZFS's `userrefs`) a word for them."""
+    if entry.holds:
+        return tuple(sorted(entry.holds))
+    if is_held(entry):
+        return ("a hold",)
+    told = entry.holds is not None or "userrefs" in (entry.properties or {})
+    return () if told else None
+
+
+def is_held(entry: SnapshotEntry) -> bool:
+    """Whether a snapshot has holds, by their number."""
+    return bool(_size((entry.properties or {}).get("userrefs")))
 
 
 def _snapshot_properties(entry: SnapshotEntry, tells_origin: bool) -> Mapping[str, UserProperty]:
@@ -784,13 +808,17 @@ def alert(entry: AlertEntry) -> truenas.Alert:
 def addresses(interfaces: Any) -> tuple[str, ...]:
     """The addresses of `interface.query`'s entries: configured, live, and shared between controllers."""
     found: dict[str, None] = {}
-    for interface in interfaces if isinstance(interfaces, list) else ():
-        aliases = [*(interface.get("aliases") or ()), *(interface.get("failover_virtual_aliases") or ())]
-        aliases += (interface.get("state") or {}).get("aliases") or ()
-        for alias in aliases:
-            if isinstance(alias, dict) and alias.get("type") in ("INET", "INET6"):
+    for interface in filter(_is_object, interfaces if isinstance(interfaces, list) else ()):
+        aliases = [interface.get("aliases"), interface.get("failover_virtual_aliases")]
+        aliases.append(_object(interface, "state").get("aliases"))
+        for alias in (each for some in aliases if isinstance(some, list) for each in some):
+            if _is_object(alias) and alias.get("type") in ("INET", "INET6"):
                 found[str(alias.get("address"))] = None
     return tuple(found)
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, Mapping)
 
 
 def roles(me: Any) -> tuple[str, ...] | None:
@@ -946,7 +974,8 @@ def _size(value: _Property | None) -> int | None:
 
 
 def _number(text: str | None) -> int | None:
-    return int(text) if text is not None and text.isdecimal() else None
+    """A number; what is longer than any that ZFS can have is none."""
+    return int(text) if text is not None and text.isdecimal() and len(text) <= _LONGEST_NUMBER else None
 
 
 def _creation(value: _Property | None) -> datetime | None:

@@ -1,8 +1,8 @@
 """Is a NAS reachable, does it let us in, and may our user do what we need? For `truetally doctor nas`.
 
-What may be called is found by calling it: a query for an object that cannot exist costs the NAS nothing, and
-its answer is the truth, whatever roles and lists say. What changes something is never called; for it the
-roles that `auth.me` tells are compared with those that are needed.
+What may be called is found by calling it, where it can be for an object that cannot exist: the answer is the
+truth, whatever roles and lists say, and costs the NAS no more than one reading of everything does. What
+changes something is never called; for it the roles that `auth.me` tells are compared with those needed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from truetally.settings import NasSettings
 from truetally.sources.truenas import decode
 from truetally.sources.truenas.addresses import connect, find_generation, http_session
 from truetally.sources.truenas.calls import CallFailed, Fault
-from truetally.sources.truenas.logins import Credential, log_in
+from truetally.sources.truenas.logins import Credential, Standby, log_in
 from truetally.sources.truenas.queries import Need, needed, needed_to_remediate
 from truetally.sources.truenas.session import Session
 
@@ -50,6 +50,7 @@ class Examination(msgspec.Struct, frozen=True):
 
     Attributes:
         trouble: why it could not be examined further; empty if it could.
+        standby: that is because it is the controller of a pair that is not active.
         user_roles: what `auth.me` tells; None where keys have lists instead (up to 24.10).
         grant: the fewest roles to add, or the entries to add to the key's list.
         grant_more: those for what can be done without.
@@ -60,6 +61,7 @@ class Examination(msgspec.Struct, frozen=True):
     username: str
     purpose: str
     trouble: str = ""
+    standby: bool = False
     generation: str = ""
     version: str = ""
     user_roles: tuple[str, ...] | None = None
@@ -69,8 +71,9 @@ class Examination(msgspec.Struct, frozen=True):
 
     @property
     def well(self) -> bool:
-        """Whether nothing that is necessary is missing."""
-        return not self.trouble and all(each.permitted is not False or each.optional for each in self.checked)
+        """Whether nothing that is necessary is missing; a standby controller lacks nothing."""
+        missing = [each for each in self.checked if each.permitted is False and not each.optional]
+        return self.standby or not (self.trouble or missing)
 
 
 @asynccontextmanager
@@ -114,7 +117,9 @@ async def examine(settings: NasSettings, url: str, who: Credential, *, remediato
     try:
         async with logged_in(settings, url, who) as session:
             return await _permissions(session, found, remediator=remediator)
-    except (SourceUnavailable, CredentialsRefused) as error:
+    except Standby as error:
+        return msgspec.structs.replace(found, trouble=error.reason, standby=True)
+    except (SourceUnavailable, CredentialsRefused, CallFailed) as error:
         return msgspec.structs.replace(found, trouble=error.reason)
 
 
@@ -125,6 +130,8 @@ async def _permissions(session: Session, found: Examination, *, remediator: bool
         checked = [_by_roles(need, roles) for need in needed_to_remediate(generation)]
     else:
         checked = [await _probed(session, need) for need in needed(generation)]
+        if roles is not None and "FULL_ADMIN" not in roles:
+            checked = [_only_own_jobs(each) for each in checked]
     checked = [await _with_true_roles(session, each) for each in checked]
     missing = [each for each in checked if each.permitted is False]
     grant = _grant(each for each in missing if not each.optional)
@@ -156,12 +163,21 @@ async def _probed(session: Session, need: Need) -> Checked:
     except CallFailed as error:
         if error.fault is Fault.NOT_PERMITTED:
             permitted = False
-        elif error.fault is Fault.NO_METHOD:
+        elif error.fault not in (Fault.INVALID, Fault.NOT_FOUND):
+            # It is not there, or busy, or fails: whether it would be permitted, nobody knows.
             permitted = None
     lost = need.without or f"{need.purpose} is unknown, and rules that need it are held"
     return Checked(
         need.purpose, need.method, permitted, need.roles, lost, need.subscription, optional=bool(need.without)
     )
+
+
+def _only_own_jobs(checked: Checked) -> Checked:
+    """From 25.04 on everybody may ask for jobs, and gets one's own."""
+    if checked.method != "core.get_jobs" or checked.subscription:
+        return checked
+    lost = "jobs of others that use a dataset are not seen; only FULL_ADMIN sees them"
+    return msgspec.structs.replace(checked, permitted=None, lost=lost, optional=True)
 
 
 def _harmless(method: str) -> Sequence[Any]:

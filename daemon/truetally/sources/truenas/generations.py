@@ -33,8 +33,9 @@ class Generation(msgspec.Struct, frozen=True):
         wire: the protocol it is spoken to by.
         snapshots: the method that lists snapshots.
         snapshot_detail: the method that tells one snapshot's user properties, source and holds.
-        snapshot_properties: the few that a listing asks for. 26 does not tell deferred destruction any more;
-            a snapshot that waits for its last clone is known there by the clone's origin.
+        snapshot_properties: the few that a listing asks for. 26 does not tell deferred destruction nor the
+            number of holds any more; a snapshot that waits for its last clone is known there by the clone's
+            origin.
         tells_origin: whether `pool.dataset.query` tells where a user property comes from.
     """
 
@@ -45,7 +46,7 @@ class Generation(msgspec.Struct, frozen=True):
     snapshot_detail: str
     datasets: Engine
     tells_origin: bool
-    snapshot_properties: tuple[str, ...] = ("creation", "used", "referenced", "defer_destroy")
+    snapshot_properties: tuple[str, ...] = ("creation", "used", "referenced", "defer_destroy", "userrefs")
 
     @property
     def has_users(self) -> bool:

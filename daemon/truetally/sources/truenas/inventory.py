@@ -24,11 +24,12 @@ from truetally.sources.truenas.calls import CallFailed, Fault
 from truetally.sources.truenas.generations import Engine, Generation
 from truetally.sources.truenas.queries import QUERIES, Absence, Missing, Query, missing, system_reads
 from truetally.sources.truenas.session import Session
-from truetally.sources.truenas.use import use
+from truetally.sources.truenas.use import Lists, use
 
 Named = tuple[str, Value]
 Page = list[Named]
 
+_RESOURCES = "zfs.resource.query"
 # 25.10 and newer refuse a limit above 10,000.
 _PAGE = 10_000
 # So many entries are decoded before others get their turn: some milliseconds.
@@ -124,9 +125,10 @@ def _named(
 ) -> Named:
     try:
         entry = decoder.decode(raw)
-    except msgspec.DecodeError as error:
+        return name(entry), value(entry)
+    except (msgspec.DecodeError, ValueError, TypeError, AttributeError, OverflowError) as error:
+        # What a NAS sends is no bug of ours, however odd; only this kind is lost.
         raise CallFailed(Fault.FAILED, f"an entry of a list cannot be read: {error}") from error
-    return name(entry), value(entry)
 
 
 @cache
@@ -214,7 +216,7 @@ async def _subsystems(session: Session) -> AsyncIterator[Page]:
 
 async def _datasets(session: Session, decoding: _Decoding) -> AsyncIterator[Page]:
     """All datasets and zvols, by the engine that costs this NAS least."""
-    if session.generation.datasets is Engine.ZFS_RESOURCE:
+    if session.generation.datasets is Engine.ZFS_RESOURCE and _RESOURCES not in session.denied:
         try:
             async for page in _resources(session, decoding):
                 yield page
@@ -224,6 +226,11 @@ async def _datasets(session: Session, decoding: _Decoding) -> AsyncIterator[Page
             return
     async for page in _pool_datasets(session, (), decoding):
         yield page
+
+
+def walks(session: Session) -> bool:
+    """Whether reading one dataset takes a walk over all of them, so that few are as dear as all."""
+    return session.generation.datasets is Engine.ZFS_RESOURCE and _RESOURCES in session.denied
 
 
 async def _resources(session: Session, decoding: _Decoding) -> AsyncIterator[Page]:
@@ -246,7 +253,7 @@ async def _resource_entries(session: Session, path: str, type_: Any, *, children
         "get_source": False,
         "get_children": children,
     }
-    return await session.permitted("ZFS_RESOURCE_READ", "zfs.resource.query", query, type_=type_)
+    return await session.permitted("ZFS_RESOURCE_READ", _RESOURCES, query, type_=type_)
 
 
 async def _pool_datasets(
@@ -258,11 +265,12 @@ async def _pool_datasets(
     by `select`; on 25.10 and newer it is what makes the walk flat.
     """
     extra: dict[str, Any] = {"properties": _RESOURCE_PROPERTIES}
-    options: dict[str, Any] = {"extra": extra, "order_by": ["id"], "limit": _PAGE}
+    options: dict[str, Any] = {"extra": extra, "order_by": ["id"]}
     if session.generation.datasets is Engine.POOL_DATASET:
         options["select"] = _DATASET_FIELDS
     else:
         extra["retrieve_children"] = False
+        options["limit"] = _PAGE
     tells = session.generation.tells_origin
     asked = ("DATASET_READ", "pool.dataset.query")
     async for page in _paged(
@@ -293,7 +301,7 @@ async def _paged(
         raws = await session.permitted(*asked, after, options, type_=list[msgspec.Raw])
         page: Page = await decoded(raws)
         yield page
-        if len(page) < _PAGE:
+        if len(page) < _PAGE or "limit" not in options:
             return
         last = page[-1][0]
 
@@ -320,55 +328,49 @@ async def _snapshots(session: Session, filters: Sequence[Any], decoding: _Decodi
 
 
 async def snapshots_of(
-    session: Session, datasets: Sequence[str], held: Mapping[str, Value] | None = None
+    session: Session, datasets: Sequence[str], held: Mapping[str, Value]
 ) -> AsyncIterator[Page]:
     """All snapshots of these datasets, without those of their children; a dataset that is gone has none.
 
     26 opens the datasets directly. Older versions do so only for the names; for anything more they walk over
-    all snapshots of all pools. So there only the snapshots that are new are read, one by one, as long as they
-    are few; with very many datasets one list of all snapshots costs less.
+    all snapshots of all pools. So there the names are read, then the snapshots that are new: a few one by
+    one, many by portions of datasets, and very many by one list of all.
 
     Args:
         datasets: best only those whose `snapshots_changed` has changed.
-        held: what is known of snapshots by `dataset@name`; on older versions that is taken for what it was.
+        held: what is known of snapshots by `dataset@name`; on older versions that is given back as it is.
     """
-    portions = list(_portions(datasets))
-    direct = session.generation.since >= (26, 0)
-    decoding = _Decoding("", None)
-    if not direct and held is not None:
-        for some in portions:
-            async for page in _new_snapshots(session, some, held, decoding):
-                yield page
-    elif direct or len(portions) <= _WALKS:
+    portions, decoding = list(_portions(datasets)), _Decoding("", None)
+    if session.generation.since >= (26, 0):
         for some in portions:
             async for page in _snapshots(session, [["dataset", "in", some]], decoding):
                 yield page
-    else:
-        wanted = frozenset(datasets)
-        async for page in _snapshots(session, (), decoding):
-            yield [each for each in page if each[0].partition("@")[0] in wanted]
+        return
+    names = [name for some in portions for name in await _names_of(session, some)]
+    new = [name for name in names if name not in held]
+    yield [(name, held[name]) for name in names if name in held]
+    if len(new) <= _SINGLY:
+        asked = ("SNAPSHOT_READ", session.generation.snapshots)
+        options = {"extra": {"properties": list(session.generation.snapshot_properties)}}
+        for name in new:
+            raws = await session.permitted(*asked, [["id", "=", name]], options, type_=list[msgspec.Raw])
+            yield await decoding.page(raws, decode.SnapshotEntry, lambda e: str(e.id), decode.snapshot)
+        return
+    wanted = frozenset(new)
+    portions = list(_portions(sorted({name.partition("@")[0] for name in new})))
+    filters: list[list[Any]] = [[["dataset", "in", some]] for some in portions]
+    for each in filters if len(filters) <= _WALKS else [[]]:
+        async for page in _snapshots(session, each, decoding):
+            yield [one for one in page if one[0] in wanted]
 
 
-async def _new_snapshots(
-    session: Session, datasets: Sequence[str], held: Mapping[str, Value], decoding: _Decoding
-) -> AsyncIterator[Page]:
-    """By names first; the server takes the short way for exactly this `select` and these filters."""
-    filters = [["dataset", "in", datasets]]
+async def _names_of(session: Session, datasets: Sequence[str]) -> list[str]:
+    """The server takes the short way for exactly this `select` and these filters."""
     asked = ("SNAPSHOT_READ", session.generation.snapshots)
     entries: list[decode.NameEntry] = await session.permitted(
-        *asked, filters, {"select": ["name"]}, type_=list[decode.NameEntry]
+        *asked, [["dataset", "in", datasets]], {"select": ["name"]}, type_=list[decode.NameEntry]
     )
-    names = [each.name for each in entries]
-    new = [name for name in names if name not in held]
-    if len(new) > _SINGLY:
-        async for page in _snapshots(session, filters, decoding):
-            yield page
-        return
-    yield [(name, held[name]) for name in names if name in held]
-    options = {"extra": {"properties": list(session.generation.snapshot_properties)}}
-    for name in new:
-        raws = await session.permitted(*asked, [["id", "=", name]], options, type_=list[msgspec.Raw])
-        yield await decoding.page(raws, decode.SnapshotEntry, lambda e: str(e.id), decode.snapshot)
+    return [each.name for each in entries]
 
 
 def _portions(names: Sequence[str]) -> Iterator[list[str]]:
@@ -452,8 +454,11 @@ async def performance(session: Session) -> truenas.Performance:
 # One object
 
 
-async def read(kind: Kind, name: str, session: Session, nas: str) -> Value | None:
+async def read(kind: Kind, name: str, session: Session, nas: str, lists: Lists | None = None) -> Value | None:
     """One object as it is now; None if the NAS says that it does not exist.
+
+    Args:
+        lists: what several readings of a dataset's use share.
 
     Raises:
         NotTold: this version cannot be asked for such objects.
@@ -467,7 +472,7 @@ async def read(kind: Kind, name: str, session: Session, nas: str) -> Value | Non
         case Kind.SNAPSHOT:
             return await _read_snapshot(session, name)
         case Kind.DATASET_USE:
-            return await use(session, name)
+            return await use(lists or Lists(session), name)
         case Kind.PERFORMANCE:
             return await performance(session)
         case Kind.POOL:
@@ -497,7 +502,7 @@ async def _found(query: Query, filters: Sequence[Any], session: Session) -> Valu
 
 
 async def _read_dataset(session: Session, path: str) -> Value | None:
-    if session.generation.datasets is Engine.ZFS_RESOURCE:
+    if session.generation.datasets is Engine.ZFS_RESOURCE and _RESOURCES not in session.denied:
         try:
             entries = await _resource_entries(session, path, list[decode.ResourceEntry], children=False)
         except AccessDenied:

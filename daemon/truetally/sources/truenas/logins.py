@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
-
-import msgspec
 
 from truetally.configuration.secrets import resolve
 from truetally.errors import CredentialsRefused, SourceUnavailable
@@ -21,16 +20,13 @@ from truetally.sources.truenas.scram import ScramClient, ScramMistrust
 from truetally.sources.truenas.session import Session
 
 
-class Credential(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Credential:
     """Who logs in. The secret is an API key, or a password if `is_password`."""
 
     username: str
-    secret: str
+    secret: str = field(repr=False)
     is_password: bool = False
-
-    def __repr__(self) -> str:
-        """Without the secret."""
-        return f"Credential({self.username!r})"
 
 
 def observer(settings: NasSettings, environ: Mapping[str, str]) -> Credential:
@@ -77,10 +73,22 @@ class Standby(SourceUnavailable):
         self.urls = tuple(urls)
 
 
-async def log_in(session: Session, name: str, url: str, who: Credential) -> None:
+class Mistrusted(CredentialsRefused):
+    """Whoever answers could not prove that it is the NAS; no key is to be sent there."""
+
+
+async def log_in(session: Session, name: str, url: str, who: Credential, *, prove: bool = False) -> bool:
     """Logs a session in.
 
+    Args:
+        prove: this NAS has proven before that it knows the key (SCRAM), so it has to again: nobody who stands
+            in between shall talk us into sending the key itself.
+
+    Returns:
+        Whether the NAS has proven that it knows the key.
+
     Raises:
+        Mistrusted: it could not, or would not.
         KeyExpired: the key is expired or revoked.
         CredentialsRefused: the secret is wrong, its user may not use the API, or the NAS is not who it says.
         Standby: this is not the active controller.
@@ -92,12 +100,20 @@ async def log_in(session: Session, name: str, url: str, who: Credential) -> None
             "no key or password is sent over an unencrypted connection: TrueNAS would revoke the key; use wss://",
         )
     try:
+        if not who.is_password and session.generation.has_scram and "SCRAM" in await _mechanisms(session):
+            await _scram(session, name, who)
+            return True
+        if prove:
+            raise Mistrusted(
+                name,
+                "it offers no SCRAM any more, by which it has proven to be the right NAS, and the key is not "
+                "sent without; restart truetally if it was really set back to an older version",
+            )
         if not session.generation.has_users:
+            await _is_really_old(session, name)
             await _legacy(session, name, who)
         elif who.is_password:
             await _plain(session, name, who, "PASSWORD_PLAIN", "password")
-        elif session.generation.has_scram and "SCRAM" in await _mechanisms(session):
-            await _scram(session, name, who)
         else:
             await _plain(session, name, who, "API_KEY_PLAIN", "api_key")
     except CallFailed as error:
@@ -106,6 +122,22 @@ async def log_in(session: Session, name: str, url: str, who: Credential) -> None
         if error.fault is Fault.FAILED:
             raise SourceUnavailable(name, f"it cannot log us in now: {error.reason}") from error
         raise CredentialsRefused(name, f"the NAS does not accept the login: {error.reason}") from error
+    return False
+
+
+async def _is_really_old(session: Session, name: str) -> None:
+    """A proxy that passes nothing but websockets makes a newer NAS look old: `/api/versions` is not found.
+
+    Up to 24.10 nobody is told how to log in without being logged in; from 25.04 on everybody is.
+    """
+    try:
+        await session.raw_call("auth.mechanism_choices")
+    except CallFailed:
+        return
+    raise SourceUnavailable(
+        name,
+        "it is 25.04 or newer and /api/versions is not found; a proxy in between has to pass /api/, too",
+    )
 
 
 async def _mechanisms(session: Session) -> list[str]:
@@ -145,7 +177,7 @@ async def _scram(session: Session, name: str, who: Credential) -> None:
         final = await asyncio.to_thread(client.final, first)
         client.verify(await _scram_step(session, name, who, "CLIENT_FINAL_MESSAGE", final))
     except ScramMistrust as error:
-        raise CredentialsRefused(name, str(error)) from error
+        raise Mistrusted(name, str(error)) from error
 
 
 async def _scram_step(session: Session, name: str, who: Credential, step: str, text: str) -> str:

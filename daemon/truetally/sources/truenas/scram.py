@@ -83,7 +83,7 @@ class ScramClient:
 def _server_first(text: str) -> tuple[str, bytes, int]:
     found = _attributes(text)
     iterations = found.get("i", "")
-    if not found.get("r") or not found.get("s") or not iterations.isdecimal():
+    if not found.get("r") or not found.get("s") or not iterations.isdecimal() or len(iterations) > 12:
         raise ScramMistrust("the NAS began the login with something that is not SCRAM")
     return found["r"], _bytes(found["s"]), int(iterations)
 

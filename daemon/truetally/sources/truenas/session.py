@@ -20,7 +20,6 @@ log = structlog.get_logger(__name__)
 
 # The server runs 10 calls of a connection and queues 10 more; the 21st is refused (middleware 22.12 to 27).
 _IN_FLIGHT = 8
-_LONG_FRAME = 1024 * 1024
 _PING_EVERY, _PING_WITHIN = 20.0, 15.0
 _FIRST_LOOK, _LAST_LOOK = 0.1, 5.0
 
@@ -58,6 +57,7 @@ class Session:
 
     Attributes:
         generation: what this server can do.
+        denied: methods that our user may not call, as far as one was refused on this connection.
     """
 
     def __init__(
@@ -84,6 +84,8 @@ class Session:
         self._logins = 0
         self._number = 0
         self._broken = False
+        self._why: TruetallyError | None = None
+        self.denied: set[str] = set()
 
     @property
     def alive(self) -> bool:
@@ -91,14 +93,16 @@ class Session:
         return not self._broken and not self._socket.closed
 
     async def run(self) -> None:
-        """Reads and keeps the connection alive until it breaks; always raises SourceUnavailable."""
-        heart = asyncio.create_task(self._beat())
+        """Reads and keeps the connection alive until it breaks; always raises why it did."""
+        heart = asyncio.create_task(self._beat(), name=f"{self._name} heartbeat")
         try:
             await self._read()
         finally:
             heart.cancel()
             self._give_up()
-        raise SourceUnavailable(self._name, "the connection was closed by the NAS")
+        if heart.done() and not heart.cancelled() and (bug := heart.exception()) is not None:
+            raise bug
+        raise self._why or SourceUnavailable(self._name, "the connection was closed by the NAS")
 
     async def call(self, method: str, *params: Any, type_: Any = Any, timeout: float | None = None) -> Any:
         """The result of a call, decoded as `type_`.
@@ -166,6 +170,7 @@ class Session:
             return await self.call(method, *params, type_=type_)
         except CallFailed as error:
             if error.fault is Fault.NOT_PERMITTED:
+                self.denied.add(method)
                 grant = f"give our user's group a privilege with the role READONLY_ADMIN or {role}"
                 raise AccessDenied(self._name, f"call {method}", grant) from error
             if error.fault is Fault.NO_METHOD:
@@ -173,31 +178,35 @@ class Session:
             raise SourceUnavailable(self._name, f"{method} failed: {error.reason}") from error
 
     async def _call(self, method: str, params: Sequence[Any], type_: Any, timeout: float | None) -> Any:
-        result = await self._ask(method, lambda n: self.generation.wire.request(n, method, params), timeout)
+        result = await self._ask(method, self._framed(method, params), timeout)
         try:
-            if len(result) > _LONG_FRAME:
-                return await asyncio.to_thread(msgspec.json.decode, result, type=type_)
             return msgspec.json.decode(result, type=type_)
         except msgspec.DecodeError as error:
             raise SourceUnavailable(self._name, f"the answer to {method} cannot be read: {error}") from error
 
+    def _framed(self, method: str, params: Sequence[Any]) -> Callable[[int], str]:
+        return lambda number: self.generation.wire.request(number, method, params)
+
     async def _ask(self, what: str, frame: Callable[[int], str], timeout: float | None) -> msgspec.Raw:
         async with self._slots:
-            self._number += 1
-            number = self._number
-            answer = self._waiting[number] = asyncio.get_running_loop().create_future()
-            self._traffic.calls[what] += 1
-            try:
-                await self._socket.send_str(frame(number))
-                async with asyncio.timeout(timeout or self._timeout):
-                    reply = await answer
-            except TimeoutError as error:
-                raise SourceUnavailable(self._name, f"{what} was not answered in time") from error
-            except (aiohttp.ClientError, ConnectionError) as error:
-                self._broken = True
-                raise SourceUnavailable(self._name, "the connection broke") from error
-            finally:
-                self._waiting.pop(number, None)
+            return await self._exchange(what, frame, timeout)
+
+    async def _exchange(self, what: str, frame: Callable[[int], str], timeout: float | None) -> msgspec.Raw:
+        self._number += 1
+        number = self._number
+        answer = self._waiting[number] = asyncio.get_running_loop().create_future()
+        self._traffic.calls[what] += 1
+        try:
+            await self._socket.send_str(frame(number))
+            async with asyncio.timeout(timeout or self._timeout):
+                reply = await answer
+        except TimeoutError as error:
+            raise SourceUnavailable(self._name, f"{what} was not answered in time") from error
+        except (aiohttp.ClientError, ConnectionError) as error:
+            self._broken = True
+            raise SourceUnavailable(self._name, "the connection broke") from error
+        finally:
+            self._waiting.pop(number, None)
         if reply.failure is not None:
             raise reply.failure
         result: msgspec.Raw = reply.result
@@ -208,7 +217,13 @@ class Session:
         async with self._relogin:
             if self._logins == logins:
                 log.info("logging in again", source=self._name)
-                await self._login(self)
+                try:
+                    await self._login(self)
+                except TruetallyError as error:
+                    # Its socket would live on, and every call would try a login of its own.
+                    self._broken, self._why = True, error
+                    await self._socket.close()
+                    raise
                 self._logins += 1
 
     async def _read(self) -> None:
@@ -218,10 +233,7 @@ class Session:
                 continue
             self._traffic.received_bytes += len(message.data)
             try:
-                if len(message.data) > _LONG_FRAME:
-                    told = await asyncio.to_thread(read, message.data)
-                else:
-                    told = read(message.data)
+                told = read(message.data)
             except msgspec.DecodeError as error:
                 raise SourceUnavailable(self._name, "a message of the NAS cannot be read") from error
             self._take(told)
@@ -249,7 +261,8 @@ class Session:
         while True:
             await asyncio.sleep(_PING_EVERY)
             try:
-                await self._call("core.ping", (), Any, _PING_WITHIN)
+                # Beside the calls: behind eight of them that hang it would be late.
+                await self._exchange("core.ping", self._framed("core.ping", ()), _PING_WITHIN)
             except CallFailed:
                 continue  # an error is an answer, too
             except TruetallyError:

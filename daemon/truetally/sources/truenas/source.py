@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from datetime import timedelta
 
 import msgspec
@@ -37,16 +36,18 @@ from truetally.model.observations import (
     Value,
 )
 from truetally.model.refs import TRUENAS_KINDS, Kind, Ref
-from truetally.model.truenas import Dataset, Performance, System
+from truetally.model.truenas import Performance, Pool, System
 from truetally.settings import NasSettings
 from truetally.sources.truenas import decode, inventory
 from truetally.sources.truenas.addresses import connect, find_generation, host_of, http_session
 from truetally.sources.truenas.calls import CallFailed, Change
+from truetally.sources.truenas.held import HeldSnapshots, Told
 from truetally.sources.truenas.hints import followed, hinted
 from truetally.sources.truenas.limiter import LastLogin, LoginPace, next_login_at
-from truetally.sources.truenas.logins import Credential, KeyExpired, Standby, log_in
-from truetally.sources.truenas.schedule import Schedule, SnapshotChanges, Told
+from truetally.sources.truenas.logins import Credential, KeyExpired, Mistrusted, Standby, log_in
+from truetally.sources.truenas.schedule import Schedule
 from truetally.sources.truenas.session import Session, Traffic
+from truetally.sources.truenas.use import Lists
 
 log = structlog.get_logger(__name__)
 
@@ -57,6 +58,7 @@ _ORDER = (*_FIRST, *sorted(TRUENAS_KINDS - {*_FIRST, *_LAST}), *_LAST)
 # What is so large that remembering its bytes would cost more than reading it again now and then.
 _NOT_KEPT = frozenset({Kind.SNAPSHOT})
 _REALTIME = "reporting.realtime"
+_READABLE = ("ONLINE", "DEGRADED")
 _MANY_HINTS = 200
 _RELIST_WITHIN = timedelta(seconds=180)
 _CHUNK = 1000
@@ -71,12 +73,14 @@ class Pace(msgspec.Struct, frozen=True):
         look_at_key: how often the place of an expired key is looked at for another one.
         performance: how often the NAS is asked to tell what it does, and how often that is passed on.
         performance_by_query: the same where it cannot be subscribed to.
+        retry_dead_key: how often an expired key is tried all the same: its end may have been put off.
     """
 
     debounce: timedelta = timedelta(seconds=1)
     look_at_key: timedelta = timedelta(seconds=30)
     performance: timedelta = timedelta(seconds=30)
     performance_by_query: timedelta = timedelta(minutes=5)
+    retry_dead_key: timedelta = timedelta(hours=1)
     logins: LoginPace = LoginPace()
 
 
@@ -109,14 +113,16 @@ class NasSource:
         self._url = settings.url
         self.traffic = Traffic()
         self._known = {kind: inventory.Known() for kind in _ORDER if kind not in _NOT_KEPT}
-        self._snapshots: dict[str, dict[str, Value]] = {}
-        self._told_changes: dict[str, Told] = {}
-        self._snapshot_changes = SnapshotChanges()
+        self._held = HeldSnapshots()
         self._sample: msgspec.Raw | None = None
+        self._datasets: frozenset[str] = frozenset()
+        self._unreadable: frozenset[str] = frozenset()
+        self._proven = False
+        self._identity: tuple[str, frozenset[str]] = ("", frozenset())
         self._lost: tuple[Trouble, str] | None = None
         self._failing: set[Kind] = set()
         self._state, self._detail, self._version = SourceState.STARTING, "", ""
-        self._reconnects = 0
+        self._connections = 0
         self._heard_at: float | None = None
 
     async def run(self) -> None:
@@ -132,7 +138,6 @@ class NasSource:
             except SourceUnavailable as error:
                 await self._lose(Trouble.UNREACHABLE, error.reason)
                 self._turn_elsewhere(error)
-            self._reconnects += 1
 
     async def relist(self, kinds: frozenset[Kind]) -> None:
         """Lists the kinds in full; returns when the lists have been emitted, or that they cannot be told.
@@ -145,7 +150,7 @@ class NasSource:
             async with asyncio.timeout(_RELIST_WITHIN.total_seconds()):
                 for kind in _ORDER:
                     if kind in kinds:
-                        await self._list_if_told(kind, session, asked_after)
+                        await self._list_or_tell(kind, session, asked_after)
         except TimeoutError:
             raise SourceUnavailable(self._settings.name, "it does not answer in time") from None
 
@@ -156,10 +161,10 @@ class NasSource:
             SourceUnavailable, AccessDenied: one of them could not be read.
         """
         session = self._connected_session()
-        ordered = sorted(refs)
+        ordered, lists = sorted(refs), Lists(session)
         for at in range(0, len(ordered), _AT_ONCE):
             some = ordered[at : at + _AT_ONCE]
-            await self._emit(await asyncio.gather(*(self._read(ref, session) for ref in some)))
+            await self._emit(await asyncio.gather(*(self._read(ref, session, lists) for ref in some)))
 
     def status(self) -> SourceStatus:
         """How it stands."""
@@ -170,7 +175,7 @@ class NasSource:
             self._state,
             self._detail,
             self._version,
-            max(0, self._reconnects - 1),
+            max(0, self._connections - 1),
             self._clock.ticks() - heard if heard is not None else None,
         )
 
@@ -210,8 +215,11 @@ class NasSource:
                 self._session = None
                 for task in (reading, working):
                     task.cancel()
-                await asyncio.gather(reading, working, return_exceptions=True)
+                ended = await asyncio.gather(reading, working, return_exceptions=True)
                 await socket.close()
+                for bug in ended:
+                    if isinstance(bug, Exception) and not isinstance(bug, TruetallyError):
+                        raise bug
 
     async def _until_login_is_due(self) -> None:
         due = next_login_at(self._attempts, self._failures, self._last, random.random(), self._pace.logins)
@@ -227,8 +235,9 @@ class NasSource:
         log.info("trying another address", source=self._settings.name, url=self._url)
 
     async def _until_other_key(self) -> None:
-        """An expired key never works again, and trying it again only fills the NAS's log."""
-        while True:
+        """A revoked key never works again, and trying it only fills the NAS's log; an end may be put off."""
+        again = self._clock.ticks() + self._pace.retry_dead_key.total_seconds()
+        while self._clock.ticks() < again:
             try:
                 if self._credential() != self._dead:
                     return
@@ -243,11 +252,12 @@ class NasSource:
         except ConfigurationInvalid as error:
             raise CredentialsRefused(name, f"its secret cannot be read: {error}") from error
         try:
-            await log_in(session, name, self._url, who)
+            self._proven |= await log_in(session, name, self._url, who, prove=self._proven)
         except KeyExpired:
             self._dead = who
             raise
-        except CredentialsRefused:
+        except CredentialsRefused as error:
+            self._proven |= isinstance(error, Mistrusted)
             self._last = LastLogin.REFUSED
             raise
         self._last, self._failures = LastLogin.SUCCEEDED, 0
@@ -258,10 +268,14 @@ class NasSource:
         await self._log_in(session)
 
     async def _work(self, session: Session) -> None:
+        self._hints, self._sample = {}, None
         await self._log_in(session)
+        await self._identify(session)
         # From here on lists may complete, so losing them has to be told again, also for the same reason.
         self._lost = None
         self._session = session
+        self._connections += 1
+        self._state, self._detail = SourceState.STARTING, "logged in, and listing everything"
         await self._subscribe(session)
         for kind in _ORDER:
             await self._list_or_lose(kind, session)
@@ -275,11 +289,33 @@ class NasSource:
         except ExceptionGroup as failures:
             raise _expected(failures) from failures
 
+    async def _identify(self, session: Session) -> None:
+        """Whether what answers at another address is the same storage: it has to have a pool of it.
+
+        Raises:
+            SourceUnavailable: it has none.
+        """
+        try:
+            pools = await session.call("pool.query", [], {}, type_=list[decode.PoolIdentity])
+        except CallFailed:
+            pools = []
+        guids = frozenset(each.guid for each in pools if each.guid)
+        url, before = self._identity
+        if url not in ("", self._url) and before and guids.isdisjoint(before):
+            raise SourceUnavailable(
+                self._settings.name,
+                f"{self._url} has none of the pools that {url} had; is it another NAS? Correct failover_urls",
+            )
+        if guids:
+            self._identity = (self._url, guids)
+
     async def _subscribe(self, session: Session) -> None:
         for collection in followed(session.generation.since):
             try:
                 await session.subscribe(collection.name)
-            except CallFailed as error:
+            except (CallFailed, SourceUnavailable) as error:
+                if not session.alive:
+                    raise SourceUnavailable(self._settings.name, str(error)) from error
                 # Without hints a change is found by the periodic reading.
                 log.info(
                     "collection not subscribed",
@@ -328,27 +364,32 @@ class NasSource:
 
     def _blind(self) -> frozenset[Kind]:
         """What is only known by listing it: snapshots, where no dataset tells that its own have changed."""
-        return frozenset() if self._told_changes else frozenset({Kind.SNAPSHOT})
+        return frozenset({Kind.SNAPSHOT}) if self._held.blind else frozenset()
 
     async def _list_or_lose(self, kind: Kind, session: Session) -> None:
         """A kind that cannot be listed is lost alone, as long as the connection stands."""
         try:
-            await self._list_if_told(kind, session, self._clock.ticks())
-        except AccessDenied as error:
-            await self._lose_one(kind, Trouble.DENIED, f"not permitted to {error.what}; {error.grant}")
-        except SourceUnavailable as error:
+            await self._list_or_tell(kind, session, self._clock.ticks())
+        except (AccessDenied, SourceUnavailable):
             if not session.alive:
                 raise
-            self._failing.add(kind)
-            await self._lose_one(kind, Trouble.FAILED, error.reason)
-        else:
-            self._failing.discard(kind)
 
-    async def _list_if_told(self, kind: Kind, session: Session, asked_after: float) -> None:
+    async def _list_or_tell(self, kind: Kind, session: Session, asked_after: float) -> None:
+        """Lists a kind; that it cannot be listed is told at once, and raised."""
         try:
             await self._list(kind, session, asked_after)
         except inventory.NotTold as error:
             await self._lose_one(kind, Trouble.UNTOLD, error.reason)
+        except AccessDenied as error:
+            await self._lose_one(kind, Trouble.DENIED, f"not permitted to {error.what}; {error.grant}")
+            raise
+        except SourceUnavailable as error:
+            if session.alive:
+                self._failing.add(kind)
+                await self._lose_one(kind, Trouble.FAILED, error.reason)
+            raise
+        else:
+            self._failing.discard(kind)
 
     async def _lose_one(self, kind: Kind, trouble: Trouble, reason: str) -> None:
         await self._emit([Lost(self._settings.name, kind, trouble, reason, self._clock.ticks())])
@@ -357,7 +398,7 @@ class NasSource:
         async with self._locks[kind]:
             if self._listed_at[kind] >= asked_after:
                 return
-            asked_at = self._clock.ticks()
+            asked_at, told = self._clock.ticks(), self._held.told()
             found: dict[str, Value] = {}
             try:
                 async for page in inventory.listing(
@@ -367,11 +408,21 @@ class NasSource:
                     await self._emit_page(kind, page, asked_at)
             except CallFailed as error:
                 raise SourceUnavailable(self._settings.name, error.reason) from error
+            if session is not self._session or not session.alive:
+                # What has been told lost meanwhile must not be told complete.
+                raise SourceUnavailable(self._settings.name, "the connection broke")
             self._heard_at = self._clock.ticks()
             self._listed_at[kind] = asked_at
             absent = inventory.absent(kind, session.generation)
-            await self._emit([Listed(self._settings.name, kind, frozenset(found), asked_at, absent)])
-            self._note(kind, found)
+            names = self._with_unreadable(kind, frozenset(found))
+            await self._emit([Listed(self._settings.name, kind, names, asked_at, absent)])
+            self._note(kind, found, names, asked_at, told)
+
+    def _with_unreadable(self, kind: Kind, names: frozenset[str]) -> frozenset[str]:
+        """Datasets of a pool that is there and cannot be read are not gone; their last state is kept."""
+        if kind is not Kind.DATASET or not self._unreadable:
+            return names
+        return names | {name for name in self._datasets if name.partition("/")[0] in self._unreadable}
 
     async def _emit_page(self, kind: Kind, page: inventory.Page, asked_at: float) -> None:
         for at in range(0, len(page), _CHUNK):
@@ -379,67 +430,68 @@ class NasSource:
             await self._emit([Seen(self._ref(kind, name), value, asked_at) for name, value in chunk])
             await asyncio.sleep(0)
 
-    def _note(self, kind: Kind, found: Mapping[str, Value]) -> None:
-        """Keeps what the next readings of this or another kind go by."""
+    def _note(
+        self,
+        kind: Kind,
+        found: Mapping[str, Value],
+        names: frozenset[str],
+        asked_at: float,
+        told: tuple[Mapping[str, Told], float],
+    ) -> None:
+        """Keeps what the next readings of this or another kind go by.
+
+        Args:
+            told: what the datasets had said of their snapshots when this list began, and when they did.
+        """
         match kind:
+            case Kind.POOL:
+                pools = [value for value in found.values() if isinstance(value, Pool)]
+                self._unreadable = frozenset(p.name for p in pools if p.status not in _READABLE)
             case Kind.SYSTEM:
                 for value in found.values():
                     self._version = value.version if isinstance(value, System) else ""
             case Kind.DATASET:
-                self._told_changes = {
-                    name: Told(value.snapshots_changed, value.origin)
-                    for name, value in found.items()
-                    if isinstance(value, Dataset) and value.snapshots_changed is not None
-                }
+                self._datasets = names
+                self._held.datasets(names, found, asked_at)
             case Kind.SNAPSHOT:
-                self._snapshots = {}
-                for name, value in found.items():
-                    self._snapshots.setdefault(name.partition("@")[0], {})[name] = value
-                self._snapshot_changes.prime(self._told_changes, self._listed_at[Kind.DATASET])
+                self._held.listed(found, asked_at, told)
 
     async def _follow_snapshots(self, session: Session) -> None:
         """Reads the snapshots of those datasets that say that theirs have changed."""
         async with self._locks[Kind.SNAPSHOT]:
             if Kind.SNAPSHOT in self._failing or self._listed_at[Kind.SNAPSHOT] == float("-inf"):
                 return
-            due = self._snapshot_changes.take(self._told_changes, self._listed_at[Kind.DATASET])
+            due = self._held.due()
             if not due:
                 return
-            held = {name: value for each in due for name, value in self._snapshots.get(each, {}).items()}
-            asked_at = self._clock.ticks()
+            held, asked_at = self._held.of(due), self._clock.ticks()
             found: dict[str, Value] = {}
             try:
-                async for page in inventory.snapshots_of(session, due, held):
+                async for page in inventory.snapshots_of(session, self._held.still_there(due), held):
                     found.update(page)
-                    await self._emit_page(Kind.SNAPSHOT, page, asked_at)
+                    # Of what was known, only the name has been read now.
+                    read = [(name, value) for name, value in page if value is not held.get(name)]
+                    await self._emit_page(Kind.SNAPSHOT, read, asked_at)
             except (CallFailed, AccessDenied, SourceUnavailable) as error:
-                # They are read the next time, or with all snapshots.
-                self._snapshot_changes.forget(due)
+                self._held.failed(due)
                 if not session.alive:
                     raise SourceUnavailable(self._settings.name, str(error)) from error
                 return
             gone = [Gone(self._ref(Kind.SNAPSHOT, name), asked_at) for name in held.keys() - found.keys()]
             await self._emit(gone)
-            for each in due:
-                self._snapshots[each] = {}
-            for name, value in found.items():
-                self._snapshots[name.partition("@")[0]][name] = value
+            self._held.read(due, found, asked_at)
 
-    async def _read(self, ref: Ref, session: Session) -> Observation:
+    async def _read(self, ref: Ref, session: Session, lists: Lists | None = None) -> Observation:
         asked_at = self._clock.ticks()
         try:
-            value = await inventory.read(ref.kind, ref.name, session, self._settings.name)
+            value = await inventory.read(ref.kind, ref.name, session, self._settings.name, lists)
         except CallFailed as error:
             raise SourceUnavailable(self._settings.name, error.reason) from error
         except inventory.NotTold as error:
             raise SourceUnavailable(self._settings.name, error.reason) from error
         self._heard_at = self._clock.ticks()
         if ref.kind is Kind.SNAPSHOT:
-            held = self._snapshots.setdefault(ref.name.partition("@")[0], {})
-            if value is None:
-                held.pop(ref.name, None)
-            else:
-                held[ref.name] = value
+            self._held.single(ref.name, value, asked_at)
         return Gone(ref, asked_at) if value is None else Seen(ref, value, asked_at)
 
     def _ref(self, kind: Kind, name: str) -> Ref:
@@ -467,8 +519,12 @@ class NasSource:
     async def _subscribed_to_performance(self, session: Session, seconds: int) -> bool:
         interval = msgspec.json.encode({"interval": max(2, seconds)}).decode()
         for collection in (f"{_REALTIME}:{interval}", _REALTIME):
-            with suppress(CallFailed):
+            try:
                 await session.subscribe(collection)
+            except (CallFailed, SourceUnavailable) as error:
+                if not session.alive:
+                    raise SourceUnavailable(self._settings.name, str(error)) from error
+            else:
                 return True
         return False
 
@@ -497,7 +553,7 @@ class NasSource:
             await asyncio.sleep(self._pace.debounce.total_seconds())
             self._hinted.clear()
             hints, self._hints = self._hints, {}
-            for kind, name in _economical(hints):
+            for kind, name in _economical(hints, walks=inventory.walks(session)):
                 if name:
                     await self._follow_hint(self._ref(kind, name), session)
                 else:
@@ -518,18 +574,23 @@ def _expected(failures: ExceptionGroup[Exception]) -> Exception:
     expected, bugs = failures.split(TruetallyError)
     if bugs is not None or expected is None:
         return failures
-    refusals = [each for each in expected.exceptions if isinstance(each, CredentialsRefused)]
-    return (refusals or expected.exceptions)[0]
+    tells = [each for each in expected.exceptions if isinstance(each, CredentialsRefused | Standby)]
+    return (tells or expected.exceptions)[0]
 
 
-def _economical(hints: Mapping[tuple[Kind, str], None]) -> list[tuple[Kind, str]]:
-    """One object each, or the whole kind where that is cheaper."""
+def _economical(hints: Mapping[tuple[Kind, str], None], *, walks: bool) -> list[tuple[Kind, str]]:
+    """One object each, or the whole kind where that is cheaper.
+
+    Args:
+        walks: a single dataset is only read by a walk over all.
+    """
     by_kind: dict[Kind, list[str]] = {}
     for kind, name in hints:
         by_kind.setdefault(kind, []).append(name)
     found: list[tuple[Kind, str]] = []
     for kind, names in by_kind.items():
-        if "" in names or len(names) > _MANY_HINTS:
+        most = 1 if walks and kind is Kind.DATASET else _MANY_HINTS
+        if "" in names or len(names) > most:
             found.append((kind, ""))
         else:
             found += [(kind, name) for name in names]

@@ -5,20 +5,44 @@ Whatever cannot be read is named, with what to grant, and leaves the use unknown
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
 import msgspec
 
-from truetally.csi.democratic_csi import dataset_of_device, dataset_of_mount
+from truetally.csi.democratic_csi import dataset_of_device, dataset_of_mount, targets_of_iqn
 from truetally.errors import AccessDenied, SourceUnavailable
 from truetally.model import truenas
 from truetally.sources.truenas import decode
 from truetally.sources.truenas.calls import CallFailed, Fault
 from truetally.sources.truenas.session import Session
 
+# Up to so many snapshots are asked for their holds one by one.
+_SINGLY = 20
 
-async def use(session: Session, path: str) -> truenas.DatasetUse:
+
+class Lists:
+    """The lists that say who uses what, each asked for once; good for one reading of several datasets."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self._asked: dict[str, asyncio.Task[Any]] = {}
+
+    async def read(self, role: str, method: str, type_: Any, *params: Any) -> Any:
+        """The answer of a method, whoever asks first.
+
+        Raises:
+            AccessDenied, SourceUnavailable: as `Session.permitted()`.
+        """
+        if method not in self._asked:
+            asking = self.session.permitted(role, method, *(params or ([], {})), type_=type_)
+            self._asked[method] = asyncio.ensure_future(asking)
+        return await self._asked[method]
+
+
+async def use(lists: Lists, path: str) -> truenas.DatasetUse:
     """Everything that uses a dataset right now; what cannot be read is named, with the role to grant."""
     unknown: list[str] = []
 
@@ -29,6 +53,8 @@ async def use(session: Session, path: str) -> truenas.DatasetUse:
             unknown.append(f"{what}: {error.grant}")
         except CallFailed as error:
             unknown.append(f"{what}: {error.reason}")
+        except (AttributeError, TypeError, ValueError):
+            unknown.append(f"{what}: the answer of the NAS cannot be understood")
         except SourceUnavailable as error:
             # An answer that is an error leaves one thing unknown; no answer at all ends the reading.
             if not isinstance(error.__cause__, CallFailed):
@@ -36,15 +62,17 @@ async def use(session: Session, path: str) -> truenas.DatasetUse:
             unknown.append(f"{what}: {error.reason}")
         return ()
 
+    session = lists.session
     return truenas.DatasetUse(
         attachments=await ask("attachments", lambda: _attachments(session, path)),
         processes=await ask("processes", lambda: _processes(session, path)),
-        clients=await ask("NFS and SMB clients", lambda: _clients(session, path)),
+        clients=await ask("NFS and SMB clients", lambda: _clients(lists, path)),
         sessions=(
-            *await ask("iSCSI sessions", lambda: _sessions(session, path)),
-            *await ask("NVMe-oF sessions", lambda: _nvme_sessions(session, path)),
+            *await ask("iSCSI sessions", lambda: _sessions(lists, path)),
+            *await ask("NVMe-oF sessions", lambda: _nvme_sessions(lists, path)),
         ),
         jobs=await ask("jobs", lambda: _jobs(session, path)),
+        holds=await ask("holds", lambda: _holds(session, path)),
         unknown=tuple(unknown),
     )
 
@@ -59,24 +87,20 @@ async def _processes(session: Session, path: str) -> list[str]:
     return [str(each.get("service") or each.get("name")) for each in found]
 
 
-async def _clients(session: Session, path: str) -> list[str]:
+async def _clients(lists: Lists, path: str) -> list[str]:
     """Who may be a client of a path. Only NFS version 3 tells the export of a client.
 
     A version 4 client counts unless all its open files lie elsewhere; without any share on the path
     nobody can be a client of it.
     """
-    nfs = await session.permitted(
-        "SHARING_NFS_READ", "sharing.nfs.query", [], {}, type_=list[decode.NfsEntry]
-    )
-    smb = await session.permitted(
-        "SHARING_SMB_READ", "sharing.smb.query", [], {}, type_=list[decode.SmbEntry]
-    )
+    nfs = await lists.read("SHARING_NFS_READ", "sharing.nfs.query", list[decode.NfsEntry])
+    smb = await lists.read("SHARING_SMB_READ", "sharing.smb.query", list[decode.SmbEntry])
     clients: list[str] = []
     if any(_covers(share.path, path) for share in nfs if share.enabled):
-        clients += await _nfs_clients(session, path)
+        clients += await _nfs_clients(lists, path)
     names = {share.name.lower() for share in smb if share.enabled and _covers(share.path, path)}
     if names:
-        clients += await _smb_clients(session, names)
+        clients += await _smb_clients(lists.session, names)
     return clients
 
 
@@ -86,11 +110,11 @@ def _covers(share: str, path: str) -> bool:
     return shared == path or path.startswith(shared + "/") or shared.startswith(path + "/")
 
 
-async def _nfs_clients(session: Session, path: str) -> list[str]:
-    if await session.permitted("SHARING_NFS_READ", "nfs.client_count") == 0:
+async def _nfs_clients(lists: Lists, path: str) -> list[str]:
+    if await lists.session.permitted("SHARING_NFS_READ", "nfs.client_count") == 0:
         return []
-    three = await session.permitted("SHARING_NFS_WRITE", "nfs.get_nfs3_clients", [], {})
-    four = await session.permitted("SHARING_NFS_WRITE", "nfs.get_nfs4_clients", [], {})
+    three = await lists.read("SHARING_NFS_WRITE", "nfs.get_nfs3_clients", Any)
+    four = await lists.read("SHARING_NFS_WRITE", "nfs.get_nfs4_clients", Any)
     found = [str(each.get("ip")) for each in three if _covers(str(each.get("export")), path)]
     return found + [str(each.get("id")) for each in four if _may_use(each, path)]
 
@@ -124,47 +148,66 @@ async def _smb_clients(session: Session, names: set[str]) -> list[str]:
     ]
 
 
-async def _sessions(session: Session, path: str) -> list[str]:
-    extents = await session.permitted(
-        "SHARING_ISCSI_EXTENT_READ", "iscsi.extent.query", [], {}, type_=list[decode.ExtentEntry]
-    )
+async def _sessions(lists: Lists, path: str) -> list[str]:
+    extents = await lists.read("SHARING_ISCSI_EXTENT_READ", "iscsi.extent.query", list[decode.ExtentEntry])
     ours = {e.id for e in extents if e.type == "DISK" and dataset_of_device(e.disk or e.path or "") == path}
     if not ours:
         return []
-    links = await session.permitted(
-        "SHARING_ISCSI_TARGETEXTENT_READ",
-        "iscsi.targetextent.query",
-        [],
-        {},
-        type_=list[decode.TargetExtentEntry],
+    links = await lists.read(
+        "SHARING_ISCSI_TARGETEXTENT_READ", "iscsi.targetextent.query", list[decode.TargetExtentEntry]
     )
-    targets = await session.permitted(
-        "SHARING_ISCSI_TARGET_READ", "iscsi.target.query", [], {}, type_=list[decode.TargetEntry]
-    )
+    targets = await lists.read("SHARING_ISCSI_TARGET_READ", "iscsi.target.query", list[decode.TargetEntry])
     linked = {link.target for link in links if link.extent in ours}
     names = {t.name.lower() for t in targets if t.id in linked}
-    sessions = await session.permitted(
-        "SHARING_ISCSI_GLOBAL_READ", "iscsi.global.sessions", [], {}, type_=list[decode.SessionEntry]
+    sessions = await lists.read(
+        "SHARING_ISCSI_GLOBAL_READ", "iscsi.global.sessions", list[decode.SessionEntry]
     )
-    return [s.initiator for s in sessions if s.target.partition(":")[2].lower() in names]
+    return [s.initiator for s in sessions if not names.isdisjoint(targets_of_iqn(s.target))]
 
 
-async def _nvme_sessions(session: Session, path: str) -> list[str]:
+async def _nvme_sessions(lists: Lists, path: str) -> list[str]:
     """Hosts that are connected to a subsystem with a namespace on the zvol (25.10+)."""
-    if session.generation.since < (25, 10):
+    if lists.session.generation.since < (25, 10):
         return []
     role = "SHARING_NVME_TARGET_READ"
-    entries = await session.permitted(
-        role, "nvmet.namespace.query", [], {}, type_=list[decode.NamespaceEntry]
-    )
+    entries = await lists.read(role, "nvmet.namespace.query", list[decode.NamespaceEntry])
     namespaces = [decode.namespace(each) for each in entries]
     ours = {each.subsystem for each in namespaces if each.type == "ZVOL" and each.device == path}
     if not ours:
         return []
-    sessions = await session.permitted(
-        role, "nvmet.global.sessions", [], {}, type_=list[decode.NvmeSessionEntry]
-    )
+    sessions = await lists.read(role, "nvmet.global.sessions", list[decode.NvmeSessionEntry])
     return [each.hostnqn for each in sessions if each.subsys_id in ours]
+
+
+async def _holds(session: Session, path: str) -> list[str]:
+    """The holds on the dataset's snapshots. Up to 25.10 holds are cheap to read snapshot by snapshot only;
+    of many snapshots their number of holds is read, which takes a walk."""
+    if session.generation.since >= (26, 0):
+        query = {"paths": [path], "properties": None, "get_holds": True}
+        found = await session.permitted(
+            "SNAPSHOT_READ", "zfs.resource.snapshot.query", query, type_=list[decode.SnapshotResource]
+        )
+        return [f"{tag} on {each.name}" for each in found for tag in each.holds or ()]
+    asked = ("SNAPSHOT_READ", session.generation.snapshots)
+    filters = [["dataset", "=", path]]
+    names = await session.permitted(*asked, filters, {"select": ["name"]}, type_=list[decode.NameEntry])
+    if len(names) > _SINGLY:
+        options = {"extra": {"properties": ["userrefs"]}}
+        entries = await session.permitted(*asked, filters, options, type_=list[decode.SnapshotEntry])
+        return [f"a hold on {each.id}" for each in entries if decode.is_held(each)]
+    holds = []
+    tags = {"extra": {"holds": True, "properties": ["userrefs"]}}
+    for name in names:
+        entries = await session.permitted(
+            *asked, [["id", "=", name.name]], tags, type_=list[decode.SnapshotEntry]
+        )
+        holds += [f"{tag} on {each.id}" for each in entries for tag in each.holds or ()]
+    return holds
+
+
+# A task's job names its number and not what it reads.
+_OF_TASKS = ("replication.", "pool.snapshottask.", "cloudsync.", "cloud_backup.", "rsynctask.")
+_DEVICE = re.compile(r"^(/mnt/|/dev/zvol/|zvol/)")
 
 
 class _Job(msgspec.Struct):
@@ -173,7 +216,30 @@ class _Job(msgspec.Struct):
 
 
 async def _jobs(session: Session, path: str) -> list[str]:
-    """Running jobs that name the path; a role below FULL_ADMIN sees only its own (25.04+)."""
+    """Running jobs that name the path, what is in it or what it is in, and those of tasks, which name none.
+
+    A role below FULL_ADMIN sees only its own jobs (25.04+).
+    """
     running = [["state", "in", ["RUNNING", "WAITING"]]]
     jobs = await session.call("core.get_jobs", running, {}, type_=list[_Job])
-    return [job.method for job in jobs if path.encode() in bytes(job.arguments)]
+    return [job.method for job in jobs if _concerns(job, path)]
+
+
+def _concerns(job: _Job, path: str) -> bool:
+    named = [_DEVICE.sub("", text) for text in _texts(msgspec.json.decode(job.arguments))]
+    # A pool is named by scrubs and imports, which concern no dataset of it alone.
+    datasets = [text.rstrip("/") for text in named if "/" in text]
+    if any(d == path or path.startswith(d + "/") or d.startswith((path + "/", path + "@")) for d in datasets):
+        return True
+    return not datasets and job.method.startswith(_OF_TASKS)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for each in value.values():
+            yield from _texts(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from _texts(each)
