@@ -523,7 +523,7 @@ def _of_unknown_owner(rule: Rule, id_: str) -> Rule:
         id=id_,
         title=f"{rule.title}, and whose owner is not known",
         fix=(
-            "Look for the volume's name in clusters that are not watched, and watch them too. If none has it, "
+            "Look for the volume's name in clusters without truetally, and watch those too. If none has it, "
             f"this is a leftover: {rule.fix[0].lower()}{rule.fix[1:]}"
         ),
         severity=Severity.INFO,
