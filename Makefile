@@ -8,7 +8,7 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet
 
 .DEFAULT_GOAL = help
 .DELETE_ON_ERROR:
-.PHONY: help demo setup test lint types imports bench controlplane boot schema rules lock wheel clean
+.PHONY: help demo setup test proof lint types imports bench controlplane boot schema rules lock wheel clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,6 +20,11 @@ setup: $(VENV)/.dev ## the virtual environment with all that the other targets n
 
 test: $(VENV)/.dev controlplane ## all tests, or those in ARGS: make test ARGS=tests/settings
 	$(BIN)/python -m pytest $(ARGS)
+
+HISTORIES = 100000
+proof: $(VENV)/.dev ## play 100,000 random histories and hold what is found against the truth (HISTORIES=2000, MUTANTS=1, SEED=17)
+	PYTHONPATH=daemon:tests $(BIN)/python -m proof.runner --histories $(HISTORIES) $(if $(MUTANTS),--mutants) $(if $(SEED),--seed $(SEED))
+	$(if $(MUTANTS)$(SEED),,$(BIN)/python bench/baseline.py --histories 1000)
 
 lint: $(VENV)/.dev ## style and mistakes that can be seen without running
 	$(BIN)/ruff check .

@@ -662,6 +662,11 @@ def test_a_volume_that_another_claim_has_taken_is_lost_as_well():
     assert evidence.facts["because"] == (f"volume {NAME} is bound to claim default/data2 (uid {OTHER_UID})",)
 
 
+def test_a_claim_may_lose_even_the_name_of_its_volume():
+    evidence = judge(LOST, CLAIM, world(lost(volume_name=""), CLASS))
+    assert evidence.facts["because"] == ("it names no volume any more",)
+
+
 @pytest.mark.parametrize(
     "sign",
     [CLASS, a_dataset()],

@@ -11,6 +11,7 @@ from truetally.findings.rule import Clear, Order
 from truetally.graph.graph import Changes
 from truetally.model import kubernetes as k8s
 from truetally.model import truenas
+from truetally.model.memories import Memory, MemoryKind
 from truetally.model.observations import Listed, Seen
 from truetally.model.refs import KUBERNETES_KINDS, Kind, Ref
 from worlds import (
@@ -86,8 +87,12 @@ def with_source(*more, snapshot=None, dataset=None, **how):
     return world(a_pool(), *volume, snapshot or a_source(), *more, **{"config": config()} | how)
 
 
-def with_container(*more, container=None, **how):
-    return world(a_pool(), container or a_container(), *more, **{"config": config()} | how)
+def with_container(*more, container=None, seen_before=True, **how):
+    """An empty container of a volume that a watched cluster once had."""
+    in_world = world(a_pool(), container or a_container(), *more, **{"config": config()} | how)
+    if seen_before:
+        in_world.graph.recall([Memory(MemoryKind.VOLUME, NAME, CLUSTER, False)])
+    return in_world
 
 
 def why_not(rule, name, in_world):
@@ -224,6 +229,10 @@ def test_that_its_volume_is_in_use_says_nothing_of_the_clone_source():
 
 def test_an_empty_container_of_a_volume_that_is_gone_is_found():
     assert accused(CONTAINER, with_container()) == [HOLDER]
+
+
+def test_a_container_of_a_volume_that_no_watched_cluster_has_had_could_be_anybodys():
+    assert accused(CONTAINER, with_container(seen_before=False)) == []
 
 
 WANTING = {

@@ -64,13 +64,21 @@ def a_world(rng: Random) -> Truth:
             for policy in each.policies:
                 name = f"{each.csi_driver}-{policy.lower()}"
                 t.put(
-                    Ref(each.cluster, Kind.STORAGE_CLASS, name), k8s.StorageClass(name, each.csi_driver, policy)
+                    Ref(each.cluster, Kind.STORAGE_CLASS, name),
+                    k8s.StorageClass(name, each.csi_driver, policy),
                 )
     t.ticks += 7200.0
     return t
 
 
-DRIVERS = ("freenas-api-nfs", "freenas-api-iscsi", "freenas-api-smb", "freenas-api-nvmeof", "freenas-nfs", "freenas-iscsi")
+DRIVERS = (
+    "freenas-api-nfs",
+    "freenas-api-iscsi",
+    "freenas-api-smb",
+    "freenas-api-nvmeof",
+    "freenas-nfs",
+    "freenas-iscsi",
+)
 
 
 def _deployments(t: Truth, rng: Random) -> list[Deployment]:
@@ -98,18 +106,15 @@ def _deployments(t: Truth, rng: Random) -> list[Deployment]:
         found.append(mine)
     ours = found[0]
     if rng.random() < 0.6:
-        found.append(_neighbour(rng, ours, "neighbour"))
+        found.append(_told_apart(_neighbour(rng, ours, "neighbour"), found))
     if rng.random() < 0.25:
-        found.append(_neighbour(rng, ours, ""))
+        found.append(_told_apart(_neighbour(rng, ours, ""), [d for d in found if d.watched]))
     return found
 
 
 def _neighbour(rng: Random, ours: Deployment, cluster: str) -> Deployment:
-    """Somebody whom truetally does not watch, beside us or in our own parent.
-
-    In a configured parent something has to tell the two apart; else the configuration says a falsehood.
-    """
-    other = replace(
+    """Somebody whom truetally does not watch, beside us or in our own parent."""
+    return replace(
         ours,
         cluster=cluster,
         watched=False,
@@ -120,15 +125,23 @@ def _neighbour(rng: Random, ours: Deployment, cluster: str) -> Deployment:
         retains_deleted=False,
         templated=False,
     )
-    if ours.configured and other.parent == ours.parent and not ours.marker and other.instance_id == ours.instance_id:
-        other = replace(other, instance_id="id-of-another")
+
+
+def _told_apart(other: Deployment, watched: list[Deployment]) -> Deployment:
+    """In a configured parent something has to tell a neighbour from us; else the configuration is false."""
+    beside = [d for d in watched if (d.nas, d.parent) == (other.nas, other.parent)]
+    taken = {d.instance_id for d in beside if not d.marker}
+    if any(d.configured for d in beside) and other.instance_id in taken:
+        return replace(other, instance_id="id-of-another")
     return other
 
 
 def _container(t: Truth, nas: str, path: str) -> None:
     ref = Ref(nas, Kind.DATASET, path)
     if not t.exists(ref):
-        t.put(ref, truenas.Dataset(path, POOL, "FILESYSTEM", t.now(), mountpoint=f"/mnt/{path}", locked=False))
+        t.put(
+            ref, truenas.Dataset(path, POOL, "FILESYSTEM", t.now(), mountpoint=f"/mnt/{path}", locked=False)
+        )
 
 
 # Provisioning, step by step (§1.5)
@@ -147,7 +160,9 @@ def _begin(t: Truth, deployment: Deployment, origin: str = "", source_id: str = 
     leaf = f"k8s-vol-{t.number()}" if deployment.templated else name
     path = f"{deployment.parent}/{leaf}"
     ref = Ref(deployment.nas, Kind.DATASET, path)
-    volume = Volume(deployment, uid, leaf, ref, t.rng.choice(deployment.policies), origin=origin, source_id=source_id)
+    volume = Volume(
+        deployment, uid, leaf, ref, t.rng.choice(deployment.policies), origin=origin, source_id=source_id
+    )
     volume.asset = f"csi-{leaf}-x".lower()
     if deployment.cluster:
         claim = f"default/data-{t.number()}"
@@ -182,7 +197,7 @@ def _marks(t: Truth, volume: Volume) -> dict[str, str]:
         csi.INSTANCE_ID: mine.instance_id,
         csi.SOURCE_ID: volume.source_id,
         MARKER: mine.marker,
-    }
+    } | volume.marks
     return {k: v for k, v in marks.items() if v}
 
 
@@ -226,6 +241,7 @@ def _mark(t: Truth, volume: Volume) -> None:
 
 
 def _mark_more(t: Truth, volume: Volume, **values: str) -> None:
+    volume.marks.update(values)
     value = t.get(volume.ref)
     if isinstance(value, truenas.Dataset):
         more = t.properties(volume.deployment.nas, values)
@@ -270,6 +286,7 @@ def _make_link(t: Truth, volume: Volume) -> None:
     if target and extent:
         n = t.number()
         _part(t, volume, Kind.ISCSI_TARGET_EXTENT, n, truenas.IscsiTargetExtent(n, target, extent, 0))
+        _mark_more(t, volume, **{csi.ISCSI_NAME: volume.asset})
 
 
 def _make_subsystem(t: Truth, volume: Volume) -> None:
@@ -282,7 +299,9 @@ def _make_subsystem(t: Truth, volume: Volume) -> None:
 def _make_namespace(t: Truth, volume: Volume) -> None:
     n, subsystem = t.number(), _id_of(volume, Kind.NVME_SUBSYSTEM)
     if subsystem:
-        _part(t, volume, Kind.NVME_NAMESPACE, n, truenas.NvmeNamespace(n, 1, subsystem, "ZVOL", volume.ref.name))
+        _part(
+            t, volume, Kind.NVME_NAMESPACE, n, truenas.NvmeNamespace(n, 1, subsystem, "ZVOL", volume.ref.name)
+        )
         _mark_more(t, volume, **{csi.NVMEOF_NAMESPACE: str(n), csi.NVMEOF_NAME: volume.asset})
 
 
@@ -302,7 +321,12 @@ def _attributes(t: Truth, volume: Volume) -> dict[str, str]:
             return {"node_attach_driver": "iscsi", "portal": f"{host}:3260", "iqn": iqn, "lun": "0"}
         case _:
             nqn = f"nqn.2011-06.com.truenas:uuid:1:{volume.asset}"
-            return {"node_attach_driver": "nvmeof", "transport": f"tcp://{host}:4420", "nqn": nqn, "nsid": "1"}
+            return {
+                "node_attach_driver": "nvmeof",
+                "transport": f"tcp://{host}:4420",
+                "nqn": nqn,
+                "nsid": "1",
+            }
 
 
 def _make_pv(t: Truth, volume: Volume) -> None:
@@ -341,7 +365,34 @@ def _bind(t: Truth, volume: Volume) -> None:
 # Removal, step by step (§1.6)
 
 
+def _is_shared(t: Truth, volume: Volume) -> bool:
+    """Whether all that leads to it is there: who mounts it cannot do without."""
+    return len(volume.parts) == len(PARTS[volume.deployment.protocol]) and all(map(t.exists, volume.parts))
+
+
+def _has_session(t: Truth, volume: Volume) -> bool:
+    sessions = (Kind.ISCSI_SESSION, Kind.NVME_SESSION)
+    return any(use.kind in sessions and t.exists(use) for use in t.uses.get(volume.ref, ()))
+
+
+def _take_the_share(t: Truth, volume: Volume) -> None:
+    """The driver leaves a target or a subsystem alone while a session is on it."""
+    if _has_session(t, volume):
+        volume.todo = []
+        if volume.pv is not None and t.exists(volume.pv):
+            t.change(volume.pv, phase="Failed", status_message="target is in use")
+        return
+    _unshare(t, volume)
+
+
 def _unshare(t: Truth, volume: Volume) -> None:
+    for use in t.uses.get(volume.ref, ()):
+        if use.kind in _CONNECTIONS:
+            t.drop(use)
+    if volume.deployment.protocol == "smb" and volume.deployment.templated:
+        # Nothing is left by which anybody could tell what a share's name once meant.
+        for use in [u for u in t.uses.get(volume.ref, ()) if "by-hand" in u.name]:
+            t.uses[volume.ref].pop(use)
     for ref in reversed(volume.parts):
         t.drop(ref)
     volume.parts = []
@@ -370,9 +421,9 @@ def _destroy(t: Truth, volume: Volume) -> None:
 def _erase(t: Truth, ref: Ref) -> None:
     """A dataset goes with its snapshots and children."""
     for other, value in list(t.objects[ref.source].items()):
-        if isinstance(value, truenas.Snapshot) and value.dataset == ref.name:
-            t.drop(other)
-        elif isinstance(value, truenas.Dataset) and value.path.startswith(f"{ref.name}/"):
+        if (isinstance(value, truenas.Snapshot) and value.dataset == ref.name) or (
+            isinstance(value, truenas.Dataset) and value.path.startswith(f"{ref.name}/")
+        ):
             t.drop(other)
     t.drop(ref)
 
@@ -391,7 +442,8 @@ def _note_retention(t: Truth, volume: Volume) -> None:
     thing = t.things.get(volume.ref)
     if thing is None:
         return
-    if volume.name in t.retention_told or volume.deployment.policies == ("Retain",):
+    all_retain = volume.deployment.configured and volume.deployment.policies == ("Retain",)
+    if volume.name in t.retention_told or all_retain:
         thing.kept = "retained: its volume had the policy Retain"
     else:
         t.untold_policy.add(volume.ref)
@@ -410,7 +462,7 @@ _STEPS: dict[str, Callable[[Truth, Volume], None]] = {
     "success": _succeed,
     "pv": _make_pv,
     "bind": _bind,
-    "unshare": _unshare,
+    "unshare": _take_the_share,
     "destroy": _destroy,
     "forget": _drop_pv,
 }
@@ -465,7 +517,7 @@ def go_on(t: Truth) -> None:
 
 @deed(2)
 def give_up_provisioning(t: Truth) -> None:
-    """The claim is deleted while the driver has not finished, and nobody finishes or cleans up (states A to D)."""
+    """The claim is deleted while the driver has not finished, and nobody cleans up (states A to D)."""
     volume = _pick(t, lambda v: bool(v.todo) and v.pv is None)
     if volume is not None:
         t.drop(volume.claim)
@@ -566,7 +618,7 @@ def _connect(t: Truth, volume: Volume, host: str) -> None:
             subsystem = _id_of(volume, Kind.NVME_SUBSYSTEM)
             ref = Ref(mine.nas, Kind.NVME_SESSION, f"{host}>{subsystem}")
             t.put(ref, truenas.NvmeSession(f"nqn.{host}", host, subsystem, 1, 1))
-    if any(t.exists(part) for part in volume.parts):
+    if _is_shared(t, volume):
         t.use(volume.ref, ref)
     else:
         t.drop(ref)
@@ -579,7 +631,9 @@ def detach_all(t: Truth, volume: Volume) -> None:
     for use in list(t.uses.get(volume.ref, ())):
         if use.kind is Kind.POD or use.kind in _CONNECTIONS:
             t.drop(use)
-    for ref in t.of_kind(volume.deployment.cluster, Kind.VOLUME_ATTACHMENT) if volume.deployment.cluster else ():
+    for ref in (
+        t.of_kind(volume.deployment.cluster, Kind.VOLUME_ATTACHMENT) if volume.deployment.cluster else ()
+    ):
         value = t.get(ref)
         if isinstance(value, k8s.VolumeAttachment) and value.volume_name == volume.name:
             t.drop(ref)
@@ -673,7 +727,12 @@ def take_snapshot(t: Truth) -> None:
     name, path = f"snapshot-{uid}", volume.ref.name
     ref = Ref(nas, Kind.SNAPSHOT, f"{path}@{name}")
     marks = _snapshot_marks(t, volume, uid)
-    t.put(ref, truenas.Snapshot(path, name, t.now(), holds=(), clones=(), defer_destroy=False, user_properties=marks))
+    t.put(
+        ref,
+        truenas.Snapshot(
+            path, name, t.now(), holds=(), clones=(), defer_destroy=False, user_properties=marks
+        ),
+    )
     t.things[ref] = Thing(volume.deployment)
     snapshot = CsiSnapshot(volume, uid, ref, None, None)
     policy = t.rng.choice(("Delete", "Delete", "Retain"))
@@ -692,7 +751,12 @@ def take_detached_snapshot(t: Truth) -> None:
     name, path = f"snapshot-{uid}", f"{container}/snapshot-{uid}"
     ref = Ref(mine.nas, Kind.DATASET, path)
     marks = _snapshot_marks(t, volume, uid)
-    t.put(ref, truenas.Dataset(path, POOL, "FILESYSTEM", t.now(), locked=False, readonly=False, user_properties=marks))
+    t.put(
+        ref,
+        truenas.Dataset(
+            path, POOL, "FILESYSTEM", t.now(), locked=False, readonly=False, user_properties=marks
+        ),
+    )
     t.things[ref] = Thing(mine)
     snapshot = CsiSnapshot(volume, uid, ref, None, None)
     _content(t, snapshot, f"{volume.leaf}/{name}", "Delete", velero=False)
@@ -772,8 +836,8 @@ def restore(t: Truth) -> None:
 @deed(3)
 def adopt(t: Truth) -> None:
     """Somebody writes a PersistentVolume, or a pod, by hand that uses an existing volume under any name."""
-    volume = _pick(t, lambda v: t.exists(v.ref) and bool(v.parts) and not v.todo)
-    if volume is None or any(not t.exists(part) for part in volume.parts):
+    volume = _pick(t, lambda v: t.exists(v.ref) and _is_shared(t, v) and not v.todo)
+    if volume is None:
         return
     cluster, n = t.rng.choice(t.clusters), t.number()
     name, mine = f"data-by-hand-{n}", volume.deployment
@@ -783,7 +847,9 @@ def adopt(t: Truth) -> None:
         name, f"uid-{name}", t.now(), phase=t.rng.choice(("Bound", "Available")), reclaim_policy="Retain"
     )
     ways = ["static", "node-manual"]
-    ways += {"nfs": ["in-tree", "csi-nfs", "pod"], "iscsi": ["in-tree"], "smb": ["csi-smb"]}.get(mine.protocol, [])
+    ways += {"nfs": ["in-tree", "csi-nfs", "pod"], "iscsi": ["in-tree"], "smb": ["csi-smb"]}.get(
+        mine.protocol, []
+    )
     match t.rng.choice(ways):
         case "static":
             source = k8s.CsiSource(mine.csi_driver, f"old-{n}", "", attributes)
@@ -798,7 +864,10 @@ def adopt(t: Truth) -> None:
         case "pod":
             pod = Ref(cluster, Kind.POD, f"default/{name}")
             inline = k8s.NfsSource(host, f"/mnt/{volume.ref.name}")
-            t.use(volume.ref, t.put(pod, k8s.Pod("default", name, f"uid-{name}", "Running", "node1", nfs=(inline,))))
+            t.use(
+                volume.ref,
+                t.put(pod, k8s.Pod("default", name, f"uid-{name}", "Running", "node1", nfs=(inline,))),
+            )
             return
         case _:
             source = None
@@ -850,7 +919,7 @@ def drop_what_was_made_by_hand(t: Truth) -> None:
 def destroy_by_hand(t: Truth) -> None:
     """Somebody destroys a dataset on the NAS: its volume has lost its data."""
     volume = _whole(t)
-    if volume is not None and not _blockers(t, volume.ref):
+    if volume is not None and not _blockers(t, volume.ref) and not _has_session(t, volume):
         _erase(t, volume.ref)
         if not volume.deployment.over_ssh or t.rng.random() < 0.5:
             _unshare(t, volume)
@@ -860,11 +929,11 @@ def destroy_by_hand(t: Truth) -> None:
 def receive_anew(t: Truth) -> None:
     """Somebody brings a dataset back from a backup, to import it in a while."""
     volume = _pick(t, lambda v: v.ref in t.things and not v.todo and not _blockers(t, v.ref))
-    if volume is None:
+    if volume is None or _has_session(t, volume):
         return
     _erase(t, volume.ref)
     for uses in t.uses.values():
-        uses.discard(volume.ref)
+        uses.pop(volume.ref, None)
     _make_dataset(t, replace(volume, origin="", source_id=""))
     if t.rng.random() < 0.3:
         t.change(volume.ref, created_at=None)
@@ -875,7 +944,9 @@ def use_on_the_nas(t: Truth) -> None:
     """An app, a process or a person's job on the NAS uses a dataset."""
     volume = _whole(t)
     if volume is not None:
-        t.busy.setdefault(volume.ref, set()).add(t.rng.choice(("app plex", "process rsync", "job replication")))
+        t.busy.setdefault(volume.ref, set()).add(
+            t.rng.choice(("app plex", "process rsync", "job replication"))
+        )
 
 
 @deed(1)
@@ -888,8 +959,8 @@ def leave_it_alone_on_the_nas(t: Truth) -> None:
 @deed(1, on_nas_alone=True)
 def connect_from_elsewhere(t: Truth) -> None:
     """A hypervisor, a desktop or a cluster that nobody watches has a session on a volume."""
-    volume = _pick(t, lambda v: t.exists(v.ref) and bool(v.parts) and not v.todo)
-    if volume is not None and all(t.exists(part) for part in volume.parts):
+    volume = _pick(t, lambda v: t.exists(v.ref) and _is_shared(t, v) and not v.todo)
+    if volume is not None:
         _connect(t, volume, f"desktop{t.number()}")
 
 
@@ -902,7 +973,7 @@ def name_in_a_task(t: Truth) -> None:
         t.use(volume.ref, t.put(Ref(volume.ref.source, Kind.SNAPSHOT_TASK, str(n)), task))
 
 
-@deed(1, on_nas_alone=True)
+@deed(2, on_nas_alone=True)
 def hold_or_periodic_snapshot(t: Truth) -> None:
     """A snapshot that a person or a task has made, held or not; it inherits the volume's marks."""
     volume = _whole(t)
@@ -912,7 +983,12 @@ def hold_or_periodic_snapshot(t: Truth) -> None:
     ref = Ref(volume.ref.source, Kind.SNAPSHOT, f"{volume.ref.name}@auto-{n}")
     marks = t.properties(volume.ref.source, {csi.MANAGED: "true"}, Origin.INHERITED)
     holds = ("keep",) if held else ()
-    t.put(ref, truenas.Snapshot(volume.ref.name, f"auto-{n}", t.now(), holds=holds, clones=(), user_properties=marks))
+    t.put(
+        ref,
+        truenas.Snapshot(
+            volume.ref.name, f"auto-{n}", t.now(), holds=holds, clones=(), user_properties=marks
+        ),
+    )
     if held:
         t.use(volume.ref, ref)
 
@@ -953,7 +1029,9 @@ def replicate(t: Truth) -> None:
         return
     if not beside:
         _container(t, nas, f"{POOL}/backup")
-    marks = {name: prop.value for name, prop in value.user_properties.items() if not name.startswith("truetally")}
+    marks = {
+        name: prop.value for name, prop in value.user_properties.items() if not name.startswith("truetally")
+    }
     ref = Ref(nas, Kind.DATASET, path)
     t.put(
         ref,
@@ -987,7 +1065,7 @@ def make_a_directory_dataset(t: Truth) -> None:
 
 @deed(1, on_nas_alone=True)
 def unshare_by_hand(t: Truth) -> None:
-    """Somebody removes a share, target or subsystem; whoever found the volume by it alone finds it no more."""
+    """Somebody removes a share, target or subsystem of a volume."""
     volume = _pick(t, lambda v: t.exists(v.ref) and bool(v.parts) and not v.todo)
     if volume is not None and not any("by-hand" in use.name for use in t.uses.get(volume.ref, ())):
         detach_all(t, volume)

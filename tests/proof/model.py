@@ -93,7 +93,7 @@ class Volume:
     origin: str = ""
     source_id: str = ""
     asset: str = ""
-    share_id: int = 0
+    marks: dict[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -127,7 +127,7 @@ class Truth:
         self.rng = rng
         self.ticks = 100_000.0
         self.objects: dict[str, dict[Ref, Value]] = {}
-        self.uses: dict[Ref, set[Ref]] = {}
+        self.uses: dict[Ref, dict[Ref, None]] = {}
         self.busy: dict[Ref, set[str]] = {}
         self.things: dict[Ref, Thing] = {}
         self.backs: dict[Ref, Ref] = {}
@@ -176,7 +176,7 @@ class Truth:
             self.changed.append(ref)
 
     def use(self, what: Ref, by: Ref) -> None:
-        self.uses.setdefault(what, set()).add(by)
+        self.uses.setdefault(what, {})[by] = None
 
     def of_kind(self, source: str, kind: Kind) -> list[Ref]:
         return [ref for ref in self.objects[source] if ref.kind is kind]
@@ -188,7 +188,9 @@ class Truth:
             return None
         return value
 
-    def properties(self, nas: str, values: dict[str, str], origin: Origin = Origin.LOCAL) -> dict[str, UserProperty]:
+    def properties(
+        self, nas: str, values: dict[str, str], origin: Origin = Origin.LOCAL
+    ) -> dict[str, UserProperty]:
         told = Origin.UNKNOWN if nas in self.hides_origin else origin
         return {name: UserProperty(value, told) for name, value in values.items() if value}
 
@@ -200,8 +202,11 @@ class Truth:
         if thing is None:
             return "foreign: no driver made it"
         if not thing.deployment.watched:
+            # Of a share that leads nowhere any more no mark tells whose it was.
+            if thing.of is not None and not self.exists(thing.of):
+                return ""
             return f"foreign: made for {thing.deployment.cluster or 'Nomad'}"
-        if thing.kept:
+        if thing.kept and self.exists(ref):
             return thing.kept
         for use in self.uses.get(ref, ()):
             if self.exists(use):
@@ -235,7 +240,7 @@ class Truth:
         return (at - BEGAN).total_seconds() + 100_000.0 if at is not None else self.ticks
 
     def may_be_kept(self, ref: Ref) -> bool:
-        """Whether it was meant to be kept, and truetally could never see that: nothing is asked of it there."""
+        """Whether it was meant to be kept and truetally could not see that: either answer is right then."""
         return ref in self.untold_policy
 
     def provable(self, volume: Volume) -> bool:
@@ -248,8 +253,12 @@ class Truth:
             return False
         mine_told = (mine.driver, mine.instance_id) in self.provisioners_told
         keeping = mine.retains_deleted or "Retain" in mine.policies
-        # Any neighbour in the parent makes its owner doubtful, and so does a kind of driver never seen at work.
-        if keeping or not mine_told or any(self._shares_parent(mine, d) for d in self.deployments):
+        # A neighbour in the parent makes its owner doubtful, and so does a driver never seen at work.
+        if (
+            keeping
+            or not mine_told
+            or any(d.watched and self._shares_parent(mine, d) for d in self.deployments)
+        ):
             return False
         beside = {
             self.things[ref].deployment if ref in self.things else None

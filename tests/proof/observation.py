@@ -12,6 +12,8 @@ from __future__ import annotations
 import types
 from collections.abc import Callable, Generator, Iterable, Sequence
 
+import msgspec
+
 from proof.deeds import _CONNECTIONS
 from proof.model import Truth, Volume
 from truetally.csi import democratic_csi as csi
@@ -51,7 +53,8 @@ class Source:
         if not self.up:
             return
         for ref in changed:
-            if ref.source == self.name and ref.kind not in self.denied and (not self.is_nas or self._rng.random() < 0.6):
+            kept = not self.is_nas or ref.kind is Kind.SNAPSHOT or self._rng.random() < 0.6
+            if ref.source == self.name and ref.kind not in self.denied and kept:
                 self._coming.append((ref, self._truth.visible(ref), self._truth.ticks))
 
     def deliver(self, everything: bool = False) -> None:
@@ -75,10 +78,12 @@ class Source:
         if arriving:
             self._emit(arriving)
 
-    def _one(self, ref: Ref, value: Value | None, at: float) -> Observation:
+    def _one(self, ref: Ref, value: Value | None, at: float, in_full: bool = False) -> Observation:
         if value is None:
             return Gone(ref, at)
         self._note(value)
+        if isinstance(value, Snapshot) and not in_full:
+            value = msgspec.structs.replace(value, holds=None, clones=None, user_properties=None)
         return Seen(ref, value, at)
 
     def _note(self, value: Value) -> None:
@@ -144,13 +149,15 @@ class Source:
         self.asked = True
         if not self.up:
             raise SourceUnavailable(self.name, "away")
+        # Snapshots are followed every minute; what was new then is known.
+        self.deliver(everything=True)
         for ref in sorted(refs):
             if ref.kind is Kind.DATASET_USE:
                 self._emit([Seen(ref, self._use(ref), self._truth.ticks)])
             elif ref.kind in self.denied:
                 raise AccessDenied(self.name, f"reading {ref.kind.value}", "the right to read it")
             else:
-                self._emit([self._one(ref, self._truth.visible(ref), self._truth.ticks)])
+                self._emit([self._one(ref, self._truth.visible(ref), self._truth.ticks, in_full=True)])
 
     def _use(self, ref: Ref) -> DatasetUse:
         """Who uses a dataset; often not everything can be read."""
@@ -159,9 +166,14 @@ class Source:
         volume = next((v for v in truth.volumes if v.ref == dataset), None)
         users = [u for u in truth.uses.get(dataset, ()) if u.kind in _CONNECTIONS and truth.exists(u)]
         sessions = tuple(u.name for u in users if u.kind in (Kind.ISCSI_SESSION, Kind.NVME_SESSION))
+        tasks = [
+            f"Snapshot Task: {u.name}"
+            for u in truth.uses.get(dataset, ())
+            if u.kind is Kind.SNAPSHOT_TASK and truth.exists(u)
+        ]
         busy = sorted(truth.busy.get(dataset, ()))
         return DatasetUse(
-            attachments=(*self._attached(volume), *(b for b in busy if b.startswith("app"))),
+            attachments=(*self._attached(volume), *tasks, *(b for b in busy if b.startswith("app"))),
             processes=tuple(b for b in busy if b.startswith("process")),
             clients=tuple(u.name for u in users if u.name not in sessions),
             holds=self._held(ref),
@@ -182,7 +194,11 @@ class Source:
 
     def _attached(self, volume: Volume | None) -> tuple[str, ...]:
         parts = volume.parts if volume is not None else []
-        return tuple(f"{_ATTACHMENTS[r.kind]}: {r.name}" for r in parts if r.kind in _ATTACHMENTS and self._truth.exists(r))
+        return tuple(
+            f"{_ATTACHMENTS[r.kind]}: {r.name}"
+            for r in parts
+            if r.kind in _ATTACHMENTS and self._truth.exists(r)
+        )
 
 
 _ATTACHMENTS = {

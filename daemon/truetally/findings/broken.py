@@ -348,7 +348,7 @@ def _judge_lost(ref: Ref, world: World) -> Judgement:
         return Clear(f"volume {claim.volume_name} is back, and waits to be bound")
     if volume is not None and volume.claim is not None and volume.claim.uid in ("", claim.uid):
         return Clear(f"volume {claim.volume_name} is back, and names this claim")
-    why = f"volume {claim.volume_name} does not exist"
+    why = f"volume {claim.volume_name} does not exist" if claim.volume_name else "it names no volume any more"
     if volume is not None and volume.claim is not None:
         other = f"{volume.claim.namespace}/{volume.claim.name}"
         why = f"volume {claim.volume_name} is bound to claim {other} (uid {volume.claim.uid})"

@@ -26,6 +26,7 @@ from truetally.findings.snapshots import without_snapshot_api
 from truetally.graph import chains, snapshots
 from truetally.graph.world import World
 from truetally.model.findings import Severity
+from truetally.model.memories import MemoryKind
 from truetally.model.refs import Kind, Ref
 from truetally.model.truenas import Dataset, DatasetUse, Origin, Snapshot
 from truetally.settings import DriverSettings
@@ -125,8 +126,8 @@ def _judge_container(ref: Ref, world: World) -> Judgement:
         return Clear("it lies below no driver's parent of detached snapshots")
     if dataset.kind != "FILESYSTEM" or csi.is_managed(dataset):
         return Clear("it is no container of detached snapshots")
-    if not csi.uuid_in(dataset.leaf):
-        return Clear("its name is not one that the provisioner gives to a volume")
+    if world.graph.remembered(MemoryKind.VOLUME, dataset.leaf) is None:
+        return Clear("no watched cluster is known to have had a volume of its name")
     if reason := next(_filled(ref, dataset, world), ""):
         return Clear(reason, world.now + storage_first.USE_IS_VALID)
     if young := _young(dataset.created_at, world):

@@ -78,7 +78,10 @@ def _proven(_world: World, _ref: Ref, _dataset: Dataset, owner: Ownership) -> Co
 
 
 def _exclusive(_world: World, _ref: Ref, _dataset: Dataset, owner: Ownership) -> Condition:
-    return Condition(3, owner.exclusive, owner.text, Verdict.UNKNOWN_OWNER)
+    text = (
+        owner.text if owner.proven or not owner.exclusive else "nothing in its parent is marked as another's"
+    )
+    return Condition(3, owner.exclusive, text, Verdict.UNKNOWN_OWNER)
 
 
 def _marked(_world: World, _ref: Ref, dataset: Dataset, _owner: Ownership) -> Condition:

@@ -86,7 +86,7 @@ def _learned(world: World, nas: str, parent: str, known: str) -> Ownership:
     live = _live_volume_in(world, nas, parent)
     if live is None:
         text = f"no live volume lies in {parent}, and no configured driver has it as parent"
-        return Ownership(False, False, text)
+        return Ownership(False, True, text)
     if known:
         return Ownership(True, True, f"{known}, and {live} lies beside it")
     return Ownership(

@@ -5,10 +5,11 @@ is left down with the dataset; the SSH drivers destroy the dataset alone when an
 not agree, and leave share, target and extent behind (domain notes on democratic-csi,
 §1.6). A creation that is given up leaves a target without extent (§1.5, state C).
 
-None of these objects carries a mark. What tells whose they are is the path under a
-parent that is ours alone, with the comment or name that democratic-csi gives; without a
-path, the name of a volume that a watched cluster has had. Whoever still speaks of the
-path, the name, the IQN or the NQN protects them.
+None of these objects carries a mark, and their dataset, which did, is gone. So they are
+only called orphaned if a watched cluster is known to have had the volume that their
+name and path tell, or if what is left of it is an orphan itself; what lies in a parent
+of ours beyond that is of unknown owner. Whoever still speaks of the path, the name, the
+IQN or the NQN protects them.
 """
 
 from __future__ import annotations
@@ -44,7 +45,6 @@ class _Leftover(msgspec.Struct, frozen=True):
         says: the sentence that accuses it.
         volume: the volume's handle, as the object's path, comment or name tells it.
         path: the dataset that it leads to; empty if it leads to none.
-        signed: whether its comment names its maker, so that it is nobody else's.
         target, subsystem: what a volume would name to use it.
     """
 
@@ -53,7 +53,6 @@ class _Leftover(msgspec.Struct, frozen=True):
     volume: str
     facts: dict[str, Fact]
     path: str = ""
-    signed: bool = False
     target: truenas.IscsiTarget | None = None
     subsystem: truenas.NvmeSubsystem | None = None
 
@@ -91,7 +90,6 @@ def _nfs_share(ref: Ref, world: World) -> _Leftover | Clear:
         path.rpartition("/")[2],
         {"path": share.path, "comment": share.comment or None},
         path,
-        signed=made_by is not None,
     )
 
 
@@ -368,11 +366,12 @@ def _owner(left: _Leftover, world: World) -> Ownership:
             return Ownership(True, True, f"dataset {ref.name} of the same volume is orphaned, and is ours")
     if left.path:
         owner = ownership_of_name(world, left.nas, left.parent, left.volume)
-        if left.signed or _was_seen(world, left.volume):
+        if not (owner.proven and owner.exclusive):
             return owner
-        if stranger := _unmarked_below(world, left.nas, left.parent):
-            return Ownership(owner.proven, False, f"{stranger} beside it was not made by democratic-csi")
-        return owner
+        if not _was_seen(world, left.volume):
+            text = f"no watched cluster is known to have had {left.volume}, whose mark went with its dataset"
+            return Ownership(True, False, text)
+        return Ownership(True, True, f"PersistentVolume {left.volume} was seen before, and {owner.text}")
     parents = _parents(left, world)
     owners = [ownership_of_name(world, left.nas, parent, left.volume) for parent in parents]
     if not owners:
@@ -381,35 +380,48 @@ def _owner(left: _Leftover, world: World) -> Ownership:
     return shared or Ownership(True, True, f"PersistentVolume {left.volume} was seen before")
 
 
-def _unmarked_below(world: World, nas: str, parent: str) -> str:
-    """A dataset in the parent that democratic-csi did not make; empty if there is none."""
-    key = "unmarked below", nas, parent
-    known = world.memo.get(key)
-    if not isinstance(known, str):
-        world.memo[key] = known = _found_unmarked_below(world, nas, parent)
-    return known
-
-
-def _found_unmarked_below(world: World, nas: str, parent: str) -> str:
-    for ref in chains.children_of(world, nas, parent):
-        dataset = world.dataset(ref.source, ref.name)
-        if dataset is not None and not csi.is_managed(dataset):
-            return ref.name
-    return ""
-
-
 # The verdict
 
 
 def _judge(ref: Ref, world: World) -> Judgement:
+    found = _unwanted(ref, world)
+    if isinstance(found, Clear):
+        return found
+    left, owner = found
+    if not (owner.proven and owner.exclusive):
+        return Clear(f"its owner is not known: {owner.text}", world.now + storage_first.USE_IS_VALID)
+    return _evidence(left, owner)
+
+
+def _judge_owner(ref: Ref, world: World) -> Judgement:
+    found = _unwanted(ref, world)
+    if isinstance(found, Clear):
+        return found
+    left, owner = found
+    if owner.exclusive or not owner.proven:
+        reason = "it is orphaned" if owner.exclusive else f"it is nobody's that we know: {owner.text}"
+        return Clear(reason, world.now + storage_first.USE_IS_VALID)
+    return _evidence(left, owner)
+
+
+def _unwanted(ref: Ref, world: World) -> tuple[_Leftover, Ownership] | Clear:
+    """A leftover that nobody wants, and whose it is; worked out once for all rules."""
+    known = world.memo.get(("leftover", ref))
+    if not isinstance(known, tuple | Clear):
+        world.memo["leftover", ref] = known = _judged_unwanted(ref, world)
+    return known
+
+
+def _judged_unwanted(ref: Ref, world: World) -> tuple[_Leftover, Ownership] | Clear:
     left = _TRACES[ref.kind](ref, world)
     if isinstance(left, Clear):
         return left
     if (reason := next(_wanted(left, world), None)) is not None:
         return Clear(reason, world.now + storage_first.USE_IS_VALID)
-    owner = _owner(left, world)
-    if not (owner.proven and owner.exclusive):
-        return Clear(f"its owner is not known: {owner.text}", world.now + storage_first.USE_IS_VALID)
+    return left, _owner(left, world)
+
+
+def _evidence(left: _Leftover, owner: Ownership) -> Evidence:
     absent = f"no dataset is at {left.path}" if left.path else "nothing is linked to it"
     because = (owner.text, absent, "nothing in any watched cluster refers to it, and no session is on it")
     return Evidence(left.says, {**left.facts, "volume": left.volume, "because": because})
@@ -503,3 +515,26 @@ NAMESPACE_ORPHANED = _rule(
     "NVMe-oF namespace of a volume whose zvol is gone",
     "Delete the namespace in TrueNAS, then its subsystem if it has no other. To keep it, disable it.",
 )
+
+
+def _of_unknown_owner(rule: Rule, id_: str) -> Rule:
+    """The note on what another rule would find, if it were known whose it is."""
+    return Rule(
+        id=id_,
+        title=f"{rule.title}, and whose owner is not known",
+        fix=(
+            "Look for the volume's name in clusters without truetally, and watch those too. If none has it, "
+            f"this is a leftover: {rule.fix[0].lower()}{rule.fix[1:]}"
+        ),
+        severity=Severity.INFO,
+        subject=rule.subject,
+        needs=rule.needs,
+        judge=_judge_owner,
+        pending=rule.pending,
+    )
+
+
+NFS_SHARE_OWNER_UNKNOWN = _of_unknown_owner(NFS_SHARE_ORPHANED, "nfs-share-owner-unknown")
+SMB_SHARE_OWNER_UNKNOWN = _of_unknown_owner(SMB_SHARE_ORPHANED, "smb-share-owner-unknown")
+EXTENT_OWNER_UNKNOWN = _of_unknown_owner(EXTENT_ORPHANED, "extent-owner-unknown")
+NAMESPACE_OWNER_UNKNOWN = _of_unknown_owner(NAMESPACE_ORPHANED, "namespace-owner-unknown")
