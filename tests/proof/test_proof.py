@@ -19,7 +19,19 @@ from truetally.findings import orphans
 
 HISTORIES = 150
 # Where each weakened rule is known to accuse an innocent; if the deeds change, the search goes on from 0.
-KNOWN: dict[str, int] = {}
+KNOWN = {
+    "1 complete lists": 1485,
+    "2 proven": 0,
+    "3 exclusive": 5,
+    "4 marked": 213,
+    "5 unreferenced": 1,
+    "6 independent": 69,
+    "7 old enough": 236,
+    "8 no session": 40,
+    "9 readable": 112,
+    "10 not exempt": 53,
+    "10 not retained": 12,
+}
 
 
 @pytest.fixture(scope="module")
