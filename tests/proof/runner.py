@@ -45,7 +45,17 @@ SNAPSHOT = "snapshot-without-content"
 # How long after the grace an orphan may still be unknown: the interval in which everything is judged anew.
 INTERVAL = 600.0
 _USE_IS_VALID = 900.0
-_OF_KUBERNETES = frozenset({LOST, "content-without-snapshot", "attachment-stale"})
+# The rules on Kubernetes' objects whose truth is known here.
+_OF_KUBERNETES = frozenset(
+    {
+        LOST,
+        "volume-share-missing",
+        "claim-lost",
+        "content-without-snapshot",
+        "content-unreferenced",
+        "attachment-stale",
+    }
+)
 _WAITS = (1.0, 30.0, 300.0, 900.0, 1800.0, GRACE, GRACE + 100.0)
 _DEEDS, _WEIGHTS = zip(*deeds.WEIGHTED, strict=True)
 
@@ -273,7 +283,7 @@ class History:
         if rule.id not in _OF_KUBERNETES:
             self.result.unlabelled[rule.id] += 1
             return ""
-        return truth.why_whole(subject)
+        return truth.why_whole(subject, rule.id)
 
     def _wrongly_noted(self, rule: Rule, subject: Ref) -> str:
         """What a note says of a dataset has to be so, but may rest on what has not been told yet."""
