@@ -150,7 +150,9 @@ class History:
             self.do(deeds.provision)
         self.observe("list all")
         self.work()
-        for _ in range(STEPS):
+        for n in range(STEPS):
+            # Each act has its own chance, so that what truetally asks for does not change all that follows.
+            self._rng.seed(self.result.seed * STEPS + n)
             self.act()
         self.settle()
 
