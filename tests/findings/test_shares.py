@@ -381,13 +381,15 @@ MEDIA = f"{PARENT}/media"
     ],
 )
 def test_what_a_person_or_another_driver_made_is_left_alone(rule, objects):
-    assert accused(rule, left_over(rule, instead=objects)) == []
+    in_world = left_over(rule, instead=objects)
+    assert accused(rule, in_world) + accused(UNKNOWN.get(rule, rule), in_world) == []
 
 
 def test_a_share_with_a_comment_of_its_own_template_is_found_if_its_volume_was_seen():
     templated = [an_nfs_share(comment="pvc default/data")]
     assert accused(NFS, left_over(NFS, instead=templated)) == ["1"]
-    assert accused(NFS, left_over(NFS, instead=templated, seen_before=False)) == []
+    unseen = left_over(NFS, instead=templated, seen_before=False)
+    assert accused(NFS, unseen) + accused(UNKNOWN[NFS], unseen) == []
 
 
 @each_rule
@@ -446,13 +448,22 @@ def test_a_foreign_volume_beside_it_leaves_its_owner_to_be_asked_for(rule):
 
 
 @pytest.mark.parametrize("rule", BY_PATH)
-def test_of_what_is_orphaned_wanted_or_in_no_parent_of_ours_no_owner_is_asked_for(rule):
-    for in_world in (
-        left_over(rule),
-        left_over(rule, a_claim(), seen_before=False),
-        left_over(rule, seen_before=False, config=settings(drivers=[])),
-    ):
-        assert accused(UNKNOWN[rule], in_world) == []
+@pytest.mark.parametrize(
+    ("more", "how", "reason"),
+    [
+        ([], {}, "it is orphaned"),
+        ([a_claim()], {}, "refers to it"),
+        ([], {"config": settings(drivers=[])}, "not known to be ours"),
+    ],
+    ids=["orphaned", "wanted", "in no parent of ours"],
+)
+def test_no_owner_is_asked_for_where_it_is(rule, more, how, reason):
+    # A comment that names a driver would say more than the parent.
+    objects = [an_nfs_share(comment="by a template")] if rule == NFS else None
+    in_world = left_over(rule, *more, instead=objects, **how)
+    answer = judge(UNKNOWN[rule], Ref(NAS, catalogue.BY_ID[rule].subject, SUBJECT[rule]), in_world)
+    assert isinstance(answer, Clear)
+    assert reason in answer.reason
 
 
 # What is left of its volume?

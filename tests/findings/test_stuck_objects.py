@@ -434,6 +434,7 @@ WANTED = {
         "volume": a_volume(annotations={"pv.kubernetes.io/provisioned-by": DRIVER} | EXEMPT)
     },
     "a person made its volume": {"volume": a_volume(annotations={})},
+    "its dataset is not there": {"dataset": a_dataset(f"{PARENT}/other")},
     "its data is on no configured NAS": {"volume": a_volume(csi=a_csi_source(NAME, server="192.0.2.9"))},
 }
 
@@ -476,6 +477,9 @@ def test_smb_clients_that_cannot_be_seen_may_use_it():
     lost = Lost(NAS, Kind.SMB_CLIENT, Trouble.UNTOLD, "25.10 does not tell", 2.0)
     untold.graph.apply(lost, Changes())
     assert (accused(UNUSED, seen_all), accused(UNUSED, untold)) == (["default/data"], [])
+    over_nfs = unused()
+    over_nfs.graph.apply(lost, Changes())
+    assert accused(UNUSED, over_nfs) == ["default/data"]
     client = truenas.SmbClient("laptop", "media")
     assert accused(UNUSED, unused(share, client, volume=smb)) == []
 

@@ -127,6 +127,7 @@ WAITING = {
     "it has no class": (pending(storage_class=None), a_class()),
     "it is bound": (a_claim(), a_class()),
     "it is being deleted": (pending(deleted_at=NOW), a_class()),
+    "it is exempted": (pending(annotations={"truetally.io/ignore": "true"}), a_class()),
 }
 
 
@@ -299,3 +300,30 @@ def test_the_attachments_of_a_node_are_no_kin():
 def test_no_attachment_is_stale_before_all_is_listed(kind):
     source = CLUSTER if kind in KUBERNETES_KINDS else NAS
     assert accused(STALE, world(a_volume(), an_attachment(), incomplete=[(source, kind)])) == []
+
+
+@pytest.mark.parametrize(
+    ("node", "phase", "stale"),
+    [
+        ("node1", "Running", []),
+        ("node1", "Pending", []),
+        ("node1", "Succeeded", ["csi-1"]),
+        ("node2", "Running", ["csi-1"]),
+    ],
+)
+def test_only_a_pod_on_its_own_node_that_has_not_ended_keeps_an_attachment(node, phase, stale):
+    pod = k8s.Pod("default", "p", "u", phase, node, claims=("data",))
+    assert accused(STALE, world(a_volume(), an_attachment(), pod)) == stale
+
+
+@pytest.mark.parametrize(("phase", "policy"), [("Failed", "Retain"), ("Released", "Delete")])
+def test_a_volume_that_does_not_stay_on_purpose_is_more_than_mentioned(phase, policy):
+    evidence = judge(RELEASED, VOLUME, world(a_volume(phase=phase, reclaim_policy=policy)))
+    assert evidence.severity is None
+
+
+def test_a_stale_attachment_is_confirmed_by_listing_its_cluster_again():
+    rule, in_world = catalogue.BY_ID[STALE], world(an_attachment())
+    attachment = ref_of(an_attachment())
+    assert rule.confirmed(attachment, in_world, 0.5) == ""
+    assert rule.confirmed(attachment, in_world, 10.0) != ""

@@ -278,21 +278,38 @@ class Truth:
 
     # Kubernetes' side
 
-    def why_whole(self, ref: Ref) -> str:
+    def why_whole(self, ref: Ref, rule: str) -> str:
         """Why a Kubernetes object must not be called broken or stale; empty if it is, or is gone."""
         value = self.objects[ref.source].get(ref)
         match value:
             case k8s.PersistentVolume():
-                dataset = self.backs.get(ref)
-                if dataset is None:
-                    return "its data is on no watched NAS"
-                return "its dataset exists" if self.exists(dataset) else ""
+                return self._why_volume(ref, rule)
+            case k8s.PersistentVolumeClaim():
+                volume = Ref(ref.source, Kind.PERSISTENT_VOLUME, value.volume_name)
+                return "its volume exists" if value.phase != "Lost" and self.exists(volume) else ""
+            case k8s.VolumeSnapshotContent() if rule == "content-unreferenced":
+                named = f"{value.snapshot_namespace}/{value.snapshot_name}"
+                there = self.exists(Ref(ref.source, Kind.VOLUME_SNAPSHOT, named))
+                return "its VolumeSnapshot exists" if there else ""
             case k8s.VolumeSnapshotContent():
-                there = self.backs.get(ref)
-                return "its snapshot exists" if there is None or self.exists(there) else ""
+                taken = self.backs.get(ref)
+                return "its snapshot exists" if taken is None or self.exists(taken) else ""
             case k8s.VolumeAttachment():
                 return self._why_attached(ref.source, value)
         return ""
+
+    def _why_volume(self, ref: Ref, rule: str) -> str:
+        dataset = self.backs.get(ref)
+        if dataset is None:
+            return "its data is on no watched NAS"
+        if rule == "volume-without-dataset":
+            return "its dataset exists" if self.exists(dataset) else ""
+        volume = next((v for v in self.volumes if v.ref == dataset), None)
+        value = self.get(dataset)
+        if volume is None or not isinstance(value, truenas.Dataset) or value.locked:
+            return ""
+        whole = bool(volume.parts) and all(map(self.exists, volume.parts))
+        return "all that leads to its data is there" if whole else ""
 
     def _why_attached(self, cluster: str, attachment: k8s.VolumeAttachment) -> str:
         node = Ref(cluster, Kind.NODE, attachment.node)

@@ -17,20 +17,20 @@ from proof import deeds, runner
 from proof.model import GRACE
 from truetally.findings import orphans
 
-HISTORIES = 150
+HISTORIES = 200
 # Where each weakened rule is known to accuse an innocent; if the deeds change, the search goes on from 0.
 KNOWN = {
-    "1 complete lists": 1485,
-    "2 proven": 0,
-    "3 exclusive": 5,
-    "4 marked": 213,
+    "1 complete lists": 1687,
+    "2 proven": 3,
+    "3 exclusive": 6,
+    "4 marked": 261,
     "5 unreferenced": 1,
-    "6 independent": 69,
-    "7 old enough": 236,
-    "8 no session": 40,
-    "9 readable": 112,
-    "10 not exempt": 53,
-    "10 not retained": 12,
+    "6 independent": 177,
+    "7 old enough": 92,
+    "8 no session": 148,
+    "9 readable": 45,
+    "10 not exempt": 100,
+    "10 not retained": 27,
 }
 
 
@@ -75,7 +75,7 @@ def test_there_is_a_weakened_rule_for_each_condition():
 @pytest.mark.parametrize("name", runner.mutants())
 def test_a_rule_that_lacks_a_condition_accuses_an_innocent_and_is_noticed(name):
     mutant = runner.mutants()[name]
-    found = runner.first_false(mutant, [KNOWN[name], *range(600)] if name in KNOWN else range(600))
+    found = runner.first_false(mutant, [KNOWN[name], *range(2000)])
     assert found is not None
     assert all(not line.startswith(mutant.id) for line in runner.play_all([found.seed])[0].false)
 
@@ -127,5 +127,5 @@ def _silent():
 
 TestHistories = Histories.TestCase
 TestHistories.settings = settings(
-    max_examples=25, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=15, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
 )

@@ -398,9 +398,12 @@ def _judge_owner(ref: Ref, world: World) -> Judgement:
     if isinstance(found, Clear):
         return found
     left, owner = found
-    if owner.exclusive or not owner.proven:
-        reason = "it is orphaned" if owner.exclusive else f"it is nobody's that we know: {owner.text}"
-        return Clear(reason, world.now + storage_first.USE_IS_VALID)
+    if not owner.proven:
+        return Clear(
+            f"its parent is not known to be ours: {owner.text}", world.now + storage_first.USE_IS_VALID
+        )
+    if owner.exclusive:
+        return Clear("it is orphaned, and its owner is known", world.now + storage_first.USE_IS_VALID)
     return _evidence(left, owner)
 
 
