@@ -213,7 +213,7 @@ def _make_dataset(t: Truth, volume: Volume, marked: bool = True) -> None:
     if origin and not t.exists(Ref(mine.nas, Kind.SNAPSHOT, origin)):
         volume.todo = []
         return
-    t.things[volume.ref] = Thing(mine)
+    t.things[volume.ref] = Thing(mine, kept="exempt" if "truetally:ignore" in volume.marks else "")
     t.put(
         volume.ref,
         truenas.Dataset(

@@ -211,7 +211,7 @@ class Truth:
         for use in self.uses.get(ref, ()):
             if self.exists(use):
                 return f"wanted by {use}"
-        if busy := self.busy.get(ref):
+        if (busy := self.busy.get(ref)) and self.exists(ref):
             return f"in use: {min(busy)}"
         value = self.objects[ref.source].get(ref)
         if isinstance(value, truenas.Dataset) and (why := self._why_dataset(ref, value)):

@@ -339,7 +339,7 @@ class History:
             rule = catalogue.BY_ID[finding.rule]
             why = self._innocent(rule, finding.subject) if finding.state is State.OPEN else ""
             # What only a verification reads may have begun since.
-            if why and not why.startswith("in use:"):
+            if why and not why.startswith(("in use:", "wanted by Snapshot")):
                 found = self.result.false if rule.reread is not None else self.result.misjudged
                 found.append(f"{when}: {rule.id} on {finding.subject}: {why}")
 
