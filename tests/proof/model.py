@@ -202,9 +202,6 @@ class Truth:
         if thing is None:
             return "foreign: no driver made it"
         if not thing.deployment.watched:
-            # Of a share that leads nowhere any more no mark tells whose it was.
-            if thing.of is not None and not self.exists(thing.of):
-                return ""
             return f"foreign: made for {thing.deployment.cluster or 'Nomad'}"
         if thing.kept and self.exists(ref):
             return thing.kept
