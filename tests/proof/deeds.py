@@ -522,6 +522,11 @@ def give_up_provisioning(t: Truth) -> None:
     if volume is not None:
         t.drop(volume.claim)
         volume.todo = []
+        copy = t.get(volume.ref)
+        if isinstance(copy, truenas.Dataset) and not copy.origin and not copy.user_properties:
+            # Half a copy that nobody wants needs what it was copied from no more.
+            for users in t.uses.values():
+                users.pop(volume.ref, None)
 
 
 @deed(1)

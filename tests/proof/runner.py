@@ -31,7 +31,7 @@ from proof import deeds
 from proof.model import GRACE, Truth, settings_of
 from proof.observation import Source
 from truetally.findings import catalogue, orphans
-from truetally.findings.rule import Rule
+from truetally.findings.rule import Order, Reread, Rule
 from truetally.model import kubernetes as k8s
 from truetally.model import truenas
 from truetally.model.findings import State, Transition
@@ -447,7 +447,14 @@ def in_the_catalogue(rule: Rule) -> Iterator[None]:
 def mutants() -> dict[str, Rule]:
     """The rule of orphans with each of its conditions left out, by the condition's number and name."""
     whole = orphans.DATASET_WITHOUT_VOLUME
-    found = {"1 complete lists": msgspec.structs.replace(whole, needs=frozenset())}
+    # What a list that could not be read leaves out is asked for again before a suspicion is believed.
+    unread = msgspec.structs.replace(
+        whole,
+        needs=frozenset(),
+        reread=lambda ref, _world: Reread(Order.STORAGE_FIRST, nas=ref.source, objects=frozenset({ref})),
+        confirmed=lambda *_: "",
+    )
+    found = {"1 complete lists": unread}
     numbers = (2, 3, 4, 5, 6, 7, 8, 9, 10, 10)
     for number, left_out in zip(numbers, orphans.CONDITIONS, strict=True):
         asked = tuple(each for each in orphans.CONDITIONS if each is not left_out)

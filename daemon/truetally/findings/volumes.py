@@ -8,6 +8,7 @@ from itertools import chain
 from truetally.csi import democratic_csi as csi
 from truetally.findings.rule import Clear, Evidence, Judgement, Order, Reread, Rule
 from truetally.graph import chains
+from truetally.graph.correlate import path_of_namespace
 from truetally.graph.graph import value_of
 from truetally.graph.world import World
 from truetally.model import kubernetes as k8s
@@ -189,6 +190,8 @@ def _judge_attachment(ref: Ref, world: World) -> Judgement:
         return Clear("its volume and node exist")
     if user := _user_on_node(attachment, ref.source, world):
         return Clear(f"it is still in use by {user}")
+    if unread := _unread(ref, world):
+        return Clear(f"which NAS its volume was on is not known, and one cannot be read: {unread}")
     facts: dict[str, Fact] = {
         "node": attachment.node,
         "volume": attachment.volume_name,
@@ -246,8 +249,8 @@ def _sessions_by_address(volume: k8s.PersistentVolume | None, world: World) -> I
 
 def _sessions_by_name(name: str, world: World) -> Iterator[str]:
     """The live sessions on what carries a volume's name: the volume or its dataset may be gone."""
-    for ref in world.sharing(f"h:{name}", Kind.DATASET):
-        yield from (f"an {session}" for session in chains.live_sessions(world, ref.source, ref.name))
+    for nas, path in dict.fromkeys(_paths_named(name, world)):
+        yield from (f"an {session}" for session in chains.live_sessions(world, nas, path))
     for ref in world.sharing(f"h:{name}", Kind.ISCSI_TARGET):
         target = value_of(world.node(ref), truenas.IscsiTarget)
         for session in chains.sessions_at(world, ref.source, target) if target is not None else ():
@@ -257,6 +260,19 @@ def _sessions_by_name(name: str, world: World) -> Iterator[str]:
             yield f"an NVMe-oF session of {connection.host_nqn}"
 
 
+def _paths_named(name: str, world: World) -> Iterator[tuple[str, str]]:
+    """NAS and path of datasets that carry a volume's name, and of what serves such while the pool is away."""
+    for ref in world.sharing(f"h:{name}", Kind.DATASET):
+        yield ref.source, ref.name
+    for ref in world.sharing(f"h:{name}", Kind.ISCSI_EXTENT):
+        if (extent := value_of(world.node(ref), truenas.IscsiExtent)) is not None:
+            yield ref.source, extent.disk
+    for ref in world.sharing(f"h:{name}", Kind.NVME_NAMESPACE):
+        if (namespace := value_of(world.node(ref), truenas.NvmeNamespace)) is not None:
+            yield ref.source, path_of_namespace(namespace)
+
+
+_NAMED = (Kind.DATASET, Kind.ISCSI_TARGET, Kind.ISCSI_EXTENT, Kind.NVME_SUBSYSTEM, Kind.NVME_NAMESPACE)
 # What leads from a volume to its sessions; read again before an attachment is called stale.
 _SESSIONS = frozenset(
     {
@@ -289,8 +305,23 @@ def _nas_of_attachment(ref: Ref, world: World) -> str | None:
     volume = Ref(ref.source, Kind.PERSISTENT_VOLUME, attachment.volume_name)
     if world.volume(volume) is not None:
         return nas_of_volume(volume, world)
-    named = world.sharing(f"h:{attachment.volume_name}", Kind.DATASET, Kind.ISCSI_TARGET, Kind.NVME_SUBSYSTEM)
-    return named[0].source if named else None
+    named = world.sharing(f"h:{attachment.volume_name}", *_NAMED)
+    if named:
+        return named[0].source
+    return next(iter(world.nas_names)) if len(world.nas_names) == 1 else None
+
+
+def _unread(ref: Ref, world: World) -> str:
+    """Where a volume that is gone may still be in use, while nothing tells which NAS it was on."""
+    if _nas_of_attachment(ref, world) is not None or _known(ref, world):
+        return ""
+    return next((gap.reason for nas in world.nas_names for gap in world.gaps(_SESSIONS, ref, nas)), "")
+
+
+def _known(ref: Ref, world: World) -> bool:
+    attachment = value_of(world.node(ref), k8s.VolumeAttachment)
+    volume = attachment.volume_name if attachment is not None else ""
+    return world.volume(Ref(ref.source, Kind.PERSISTENT_VOLUME, volume)) is not None
 
 
 def _confirmed_attachment(ref: Ref, world: World, since: float) -> str:

@@ -184,9 +184,15 @@ async def _holds(session: Session, path: str) -> list[str]:
     of many snapshots their number of holds is read, which takes a walk."""
     if session.generation.since >= (26, 0):
         query = {"paths": [path], "properties": None, "get_holds": True}
-        found = await session.permitted(
-            "SNAPSHOT_READ", "zfs.resource.snapshot.query", query, type_=list[decode.SnapshotResource]
-        )
+        try:
+            found = await session.permitted(
+                "SNAPSHOT_READ", "zfs.resource.snapshot.query", query, type_=list[decode.SnapshotResource]
+            )
+        except SourceUnavailable as error:
+            # Where no dataset is, no snapshot is held; what exported it may be asked about all the same.
+            if isinstance(error.__cause__, CallFailed) and error.__cause__.fault is Fault.NOT_FOUND:
+                return []
+            raise
         return [f"{tag} on {each.name}" for each in found for tag in each.holds or ()]
     asked = ("SNAPSHOT_READ", session.generation.snapshots)
     filters = [["dataset", "=", path]]
