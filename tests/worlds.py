@@ -49,6 +49,13 @@ def settings(**changes: Any) -> Settings:
     return Settings.model_validate(base | changes)
 
 
+def two_nas() -> Settings:
+    """`nas1` at 10.0.0.10 and `nas2` at 10.0.0.11."""
+    names = ((NAS, "10.0.0.10"), ("nas2", "10.0.0.11"))
+    each = {"username": "u", "api_key": {"env": "K"}}
+    return settings(nas=[{"name": n, "url": f"wss://{n}", "addresses": [a]} | each for n, a in names])
+
+
 def properties(
     origin: truenas.Origin = truenas.Origin.LOCAL, **values: str | None
 ) -> dict[str, truenas.UserProperty]:

@@ -45,6 +45,7 @@ from worlds import (
     properties,
     seen,
     settings,
+    two_nas,
     world,
 )
 
@@ -360,13 +361,6 @@ def test_a_path_proves_a_dataset_even_where_its_parent_is_unknown():
     nobody = settings(drivers=[])
     assert accused(MISSING, whole(*no_share(), config=nobody)) == [NAME]
     assert accused(MISSING, whole(iscsi(), zvol(), config=nobody)) == []
-
-
-def two_nas():
-    names = (("nas1", "10.0.0.10"), ("nas2", "10.0.0.11"))
-    each = {"username": "u", "api_key": {"env": "K"}}
-    nas = [{"name": n, "url": f"wss://{n}", "addresses": [a]} | each for n, a in names]
-    return settings(nas=nas)
 
 
 ELSEWHERE = {

@@ -32,6 +32,7 @@ from worlds import (
     an_attachment,
     judge,
     ref_of,
+    two_nas,
     world,
 )
 
@@ -199,6 +200,17 @@ LIVE = {
         truenas.IscsiTargetExtent(7, 5, 6, 0),
         truenas.IscsiSession("iqn.node1", "10.0.0.5", "iqn.x:csi-x"),
     ),
+    "a session on the target of its extent, whose pool is away": (
+        truenas.IscsiTarget(5, "csi-x"),
+        truenas.IscsiExtent(6, "csi-x", "DISK", PATH),
+        truenas.IscsiTargetExtent(7, 5, 6, 0),
+        truenas.IscsiSession("iqn.node1", "10.0.0.5", "iqn.x:csi-x"),
+    ),
+    "a session on the subsystem of its namespace, whose pool is away": (
+        truenas.NvmeSubsystem(1, "csi-x", "nqn.x"),
+        truenas.NvmeNamespace(2, 1, 1, "ZVOL", PATH),
+        truenas.NvmeSession("nqn.node1", "10.0.0.5", 1, 1, 1),
+    ),
     "a session on a target with its name": (
         truenas.IscsiTarget(5, f"csi-{NAME}-x"),
         truenas.IscsiSession("iqn.node1", "10.0.0.5", f"iqn.x:csi-{NAME}-x"),
@@ -215,6 +227,14 @@ def test_an_attachment_whose_volume_is_gone_and_whose_session_lives_is_not(live)
     values = [a_pool(), a_volume("other"), an_attachment(), *live]
     assert accused(STALE, world(*values)) == []
     assert accused(STALE, world(*values[:-1])) == ["csi-1"]
+
+
+@pytest.mark.parametrize("nas", [NAS, "nas2"])
+@pytest.mark.parametrize("kind", [Kind.ISCSI_SESSION, Kind.NVME_NAMESPACE])
+def test_an_attachment_whose_volume_is_gone_is_not_stale_while_any_nas_is_unread(nas, kind):
+    values = [a_volume("other"), an_attachment()]
+    assert accused(STALE, world(*values, config=two_nas())) == ["csi-1"]
+    assert accused(STALE, world(*values, config=two_nas(), incomplete=[(nas, kind)])) == []
 
 
 def test_the_sessions_are_read_again_before_an_attachment_is_called_stale():

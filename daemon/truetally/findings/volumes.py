@@ -190,7 +190,9 @@ def _judge_attachment(ref: Ref, world: World) -> Judgement:
         return Clear("its volume and node exist")
     if user := _user_on_node(attachment, ref.source, world):
         return Clear(f"it is still in use by {user}")
-    if unread := _unread(ref, world):
+    volume = Ref(ref.source, Kind.PERSISTENT_VOLUME, attachment.volume_name)
+    nowhere = world.volume(volume) is None and _nas_of_attachment(ref, world) is None
+    if nowhere and (unread := _unread(ref, world)):
         return Clear(f"which NAS its volume was on is not known, and one cannot be read: {unread}")
     facts: dict[str, Fact] = {
         "node": attachment.node,
@@ -312,16 +314,8 @@ def _nas_of_attachment(ref: Ref, world: World) -> str | None:
 
 
 def _unread(ref: Ref, world: World) -> str:
-    """Where a volume that is gone may still be in use, while nothing tells which NAS it was on."""
-    if _nas_of_attachment(ref, world) is not None or _known(ref, world):
-        return ""
+    """Why a volume that is gone may still be in use on a NAS, while nothing tells which NAS it was on."""
     return next((gap.reason for nas in world.nas_names for gap in world.gaps(_SESSIONS, ref, nas)), "")
-
-
-def _known(ref: Ref, world: World) -> bool:
-    attachment = value_of(world.node(ref), k8s.VolumeAttachment)
-    volume = attachment.volume_name if attachment is not None else ""
-    return world.volume(Ref(ref.source, Kind.PERSISTENT_VOLUME, volume)) is not None
 
 
 def _confirmed_attachment(ref: Ref, world: World, since: float) -> str:
