@@ -418,23 +418,9 @@ def _may_be_wanted(ref: Ref, claim: k8s.PersistentVolumeClaim, world: World) -> 
         return f"{claim.owners[0]} owns it"
     if _NUMBERED.fullmatch(claim.name):
         return "its name is one that a StatefulSet gives, which may be scaled to 0"
-    if f"{claim.namespace}/{claim.name}" in _cloned(world, ref.source):
+    if world.sharing(f"C:{ref.source}/{claim.namespace}/{claim.name}", Kind.PERSISTENT_VOLUME_CLAIM):
         return "another claim is made from it"
     return ""
-
-
-def _cloned(world: World, cluster: str) -> set[str]:
-    """The claims that others are made from, as `namespace/name`."""
-    known = world.memo.get(("cloned", cluster))
-    if isinstance(known, set):
-        return known
-    found: set[str] = set()
-    for node in world.graph.nodes(cluster, Kind.PERSISTENT_VOLUME_CLAIM).values():
-        claim = value_of(node, k8s.PersistentVolumeClaim)
-        if claim is not None and claim.data_source.startswith("PersistentVolumeClaim/"):
-            found.add(f"{claim.namespace}/{claim.data_source.partition('/')[2]}")
-    world.memo["cloned", cluster] = found
-    return found
 
 
 def _is_used(ref: Ref, claim: k8s.PersistentVolumeClaim, world: World) -> str:

@@ -26,6 +26,7 @@ A key in capitals points one way: it is asked for by the object it names, and is
     N:<nas>/<path>      the children of a dataset
     T:<nas>/<path>      the snapshot and replication tasks that name a dataset
     F:<handle>          volumes made from the content of this volume
+    C:<cluster>/<claim> claims made from this claim
     W:<dataset path>    what mounts, exports or keeps something somewhere below that path
     A:<cluster>/<Kind>/<name>  the attachments to a node, or by a CSI driver
 """
@@ -143,6 +144,9 @@ def _claim(source: str, claim: k8s.PersistentVolumeClaim) -> Iterator[str]:
     if claim.volume_name:
         yield f"v:{source}/{claim.volume_name}"
         yield f"h:{claim.volume_name}"
+    kind, _, name = claim.data_source.partition("/")
+    if kind == "PersistentVolumeClaim":
+        yield f"C:{source}/{claim.namespace}/{name}"
 
 
 def _pod(source: str, pod: k8s.Pod) -> Iterator[str]:
