@@ -237,6 +237,27 @@ def test_an_attachment_whose_volume_is_gone_is_not_stale_while_any_nas_is_unread
     assert accused(STALE, world(*values, config=two_nas(), incomplete=[(nas, kind)])) == []
 
 
+OF_NOBODY = {
+    "iscsi": [truenas.IscsiSession("iqn.node1", "10.0.0.5", "iqn.x:k8s-vol-8")],
+    "nvmeof": [
+        truenas.NvmeSubsystem(1, "k8s-vol-8", "nqn.x"),
+        truenas.NvmeSession("nqn.node1", "10.0.0.5", 1, 1, 1),
+    ],
+}
+
+
+@pytest.mark.parametrize("protocol", OF_NOBODY)
+def test_a_session_that_no_volume_explains_may_be_that_of_a_volume_that_is_gone(protocol):
+    """A templated name leads from the target to the volume only while the dataset can be seen."""
+    words = {"iqn": "iqn.x:k8s-vol-8", "portal": "10.0.0.10"}
+    if protocol == "nvmeof":
+        words = {"nqn": "nqn.x", "transport": "tcp://10.0.0.10:4420", "nsid": "1"}
+    source = a_csi_source("other", server="", share="", node_attach_driver=protocol, **words)
+    sessions = OF_NOBODY[protocol]
+    assert accused(STALE, world(a_volume("other"), an_attachment(), *sessions)) == []
+    assert accused(STALE, world(a_volume("other", csi=source), an_attachment(), *sessions)) == ["csi-1"]
+
+
 def test_the_sessions_are_read_again_before_an_attachment_is_called_stale():
     in_world = world(a_pool(), a_volume(), a_dataset(), an_attachment())
     rule, subject = catalogue.BY_ID[STALE], ref_of(an_attachment())

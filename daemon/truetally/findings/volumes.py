@@ -191,9 +191,9 @@ def _judge_attachment(ref: Ref, world: World) -> Judgement:
     if user := _user_on_node(attachment, ref.source, world):
         return Clear(f"it is still in use by {user}")
     volume = Ref(ref.source, Kind.PERSISTENT_VOLUME, attachment.volume_name)
-    nowhere = world.volume(volume) is None and _nas_of_attachment(ref, world) is None
-    if nowhere and (unread := _unread(ref, world)):
-        return Clear(f"which NAS its volume was on is not known, and one cannot be read: {unread}")
+    nowhere = world.volume(volume) is None and not world.sharing(f"h:{volume.name}", *_NAMED)
+    if nowhere and (untold := _untold(ref, world)):
+        return Clear(f"what its volume was on a NAS is not known, and {untold}")
     facts: dict[str, Fact] = {
         "node": attachment.node,
         "volume": attachment.volume_name,
@@ -313,9 +313,33 @@ def _nas_of_attachment(ref: Ref, world: World) -> str | None:
     return next(iter(world.nas_names)) if len(world.nas_names) == 1 else None
 
 
-def _unread(ref: Ref, world: World) -> str:
-    """Why a volume that is gone may still be in use on a NAS, while nothing tells which NAS it was on."""
-    return next((gap.reason for nas in world.nas_names for gap in world.gaps(_SESSIONS, ref, nas)), "")
+def _untold(ref: Ref, world: World) -> str:
+    """Why a volume that is gone may still be in use on a NAS, while nothing there carries its name."""
+    for nas in world.nas_names:
+        for gap in world.gaps(_SESSIONS, ref, nas):
+            return f"{nas} cannot be read: {gap.reason}"
+        for session in _sessions_of_nobody(world, nas):
+            return f"{session} on {nas} is of no volume that is known"
+    return ""
+
+
+def _sessions_of_nobody(world: World, nas: str) -> Iterator[str]:
+    """The live sessions on what no PersistentVolume names; targets may be called otherwise than volumes."""
+    for node in world.graph.nodes(nas, Kind.ISCSI_SESSION).values():
+        iscsi = value_of(node, truenas.IscsiSession)
+        if iscsi is not None and not any(
+            world.sharing(f"t:{name}", Kind.PERSISTENT_VOLUME) for name in csi.targets_of_iqn(iscsi.target)
+        ):
+            yield f"the iSCSI session of {iscsi.initiator}"
+    for node in world.graph.nodes(nas, Kind.NVME_SESSION).values():
+        nvme = value_of(node, truenas.NvmeSession)
+        if nvme is None:
+            continue
+        at = world.node(Ref(nas, Kind.NVME_SUBSYSTEM, str(nvme.subsystem)))
+        subsystem = value_of(at, truenas.NvmeSubsystem)
+        nqn = csi.subsystem_of_nqn(subsystem.nqn) if subsystem is not None else ""
+        if not world.sharing(f"q:{nqn}", Kind.PERSISTENT_VOLUME):
+            yield f"the NVMe-oF session of {nvme.host_nqn}"
 
 
 def _confirmed_attachment(ref: Ref, world: World, since: float) -> str:
